@@ -1,0 +1,65 @@
+//! Every bound of the system, by name. A queue, frame or request without a name here is a bug.
+
+use std::time::Duration;
+
+pub const KIB: usize = 1024;
+pub const MIB: usize = 1024 * KIB;
+
+/// Unit of the hash negotiation and of the dirty map, in bytes.
+pub const BLOCK: usize = 64 * KIB;
+
+/// Most bytes of disk content one stream record carries. A larger write becomes several records
+/// that no barrier separates.
+pub const MAX_RECORD: usize = 256 * KIB;
+
+/// Most disks one server may have.
+pub const MAX_DISKS: usize = 64;
+
+/// Largest disk, in bytes (1 PiB). Keeps every offset + length far from overflow.
+pub const MAX_DISK: u64 = 1 << 50;
+
+/// Largest frame on the replication wire, header excluded.
+pub const MAX_FRAME: usize = 8 * MIB;
+
+/// Largest frame accepted from a peer that has not finished its handshake.
+pub const MAX_HELLO: usize = 64 * KIB;
+
+/// Largest NBD read or write request, in bytes.
+pub const MAX_NBD_REQUEST: usize = 32 * MIB;
+
+/// Largest NBD option payload, in bytes.
+pub const MAX_NBD_OPTION: usize = 64 * KIB;
+
+/// NBD connections one export serves at a time.
+pub const MAX_NBD_CONNECTIONS: usize = 16;
+
+/// Captured writes an agent holds in memory for one server that are not sent yet, in bytes. Past this the dirty
+/// map takes over.
+pub const AGENT_QUEUE: usize = 32 * MIB;
+
+/// Sent but unacknowledged bytes an agent keeps for one server, so that a reconnect resends them.
+pub const AGENT_UNACKED: usize = 24 * MIB;
+
+/// Content read for a sync and not yet sent, per server, in bytes.
+pub const AGENT_SYNC_WINDOW: usize = 24 * MIB;
+
+/// Received records waiting for the journal's writer, per server, in bytes.
+pub const SITE_QUEUE: usize = 32 * MIB;
+
+/// Largest API request body, in bytes.
+pub const MAX_API_BODY: usize = MIB;
+
+/// Longest name of a server, agent, run or token.
+pub const MAX_NAME: usize = 64;
+
+/// How often a barrier is cut while writes flow.
+pub const BARRIER_EVERY: Duration = Duration::from_millis(200);
+
+/// How often an idle session says that nothing was written.
+pub const HEARTBEAT_EVERY: Duration = Duration::from_millis(500);
+
+/// How long a peer may say nothing before its session is given up.
+pub const SESSION_SILENCE: Duration = Duration::from_secs(10);
+
+/// Time allowed from accept to the end of the handshake.
+pub const HANDSHAKE: Duration = Duration::from_secs(10);
