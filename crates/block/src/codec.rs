@@ -43,7 +43,6 @@ pub fn decode(codec: Codec, payload: &Bytes, len: u32, crc: u32) -> Result<Bytes
 ///
 /// Content that did not shrink by an eighth is left raw; after a run of such content only one
 /// record in sixteen is tried, until one shrinks again.
-#[derive(Debug)]
 pub struct Encoder {
     misses: u32,
     skipped: u32,
@@ -108,3 +107,6 @@ impl Encoder {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

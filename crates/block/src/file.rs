@@ -62,7 +62,8 @@ impl FileDevice {
     }
 
     fn fallocate(&self, mode: libc::c_int, offset: u64, len: u64) -> io::Result<()> {
-        let to_off = |v: u64| libc::off_t::try_from(v).map_err(|_| io::Error::from(io::ErrorKind::InvalidInput));
+        let to_off =
+            |v: u64| libc::off_t::try_from(v).map_err(|_| io::Error::from(io::ErrorKind::InvalidInput));
         // SAFETY: plain system call on an open file.
         let rc = unsafe { libc::fallocate(self.file.as_raw_fd(), mode, to_off(offset)?, to_off(len)?) };
         if rc == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
@@ -180,3 +181,6 @@ impl BlockDevice for FileDevice {
         Ok(runs)
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -15,7 +15,7 @@ pub mod record;
 
 pub use cow::CowOverlay;
 pub use device::{BlockDevice, BlockError, Extent, ExtentKind, ZeroMode};
-pub use extent::ExtentMap;
+pub use extent::{ExtentMap, ExtentTable, HistoryItem, Piece, Run};
 pub use fault::FaultDevice;
 pub use file::FileDevice;
 pub use memory::MemoryDevice;

@@ -119,3 +119,6 @@ impl BlockDevice for MemoryDevice {
         Ok(runs)
     }
 }
+
+#[cfg(test)]
+mod tests;
