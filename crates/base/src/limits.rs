@@ -63,3 +63,9 @@ pub const SESSION_SILENCE: Duration = Duration::from_secs(10);
 
 /// Time allowed from accept to the end of the handshake.
 pub const HANDSHAKE: Duration = Duration::from_secs(10);
+
+/// Largest single message accepted from QEMU's monitor, in bytes.
+pub const MAX_QMP_MESSAGE: usize = 8 * MIB;
+
+/// Monitor events kept for one listener that does not take them; the oldest give way.
+pub const QMP_EVENTS: usize = 1024;
