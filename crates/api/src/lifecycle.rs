@@ -64,7 +64,9 @@ impl ServerState {
             (S::Initialized, E::ScanStarted) => Some(S::Scanning),
             (S::Initialized | S::Scanning, E::SyncStarted) => Some(S::InitialSync),
             (S::Initialized | S::Scanning | S::InitialSync, E::FirstPoint) => Some(S::Replicating),
-            (S::Initialized | S::Scanning | S::InitialSync | S::Replicating, E::StopRequested) => Some(S::Stopped),
+            (S::Initialized | S::Scanning | S::InitialSync | S::Replicating, E::StopRequested) => {
+                Some(S::Stopped)
+            }
             (S::Stopped, E::ResumeRequested) => Some(S::Initialized),
             // A failed failover leaves replication off: the epoch may have been raised already.
             (S::Replicating | S::Stopped | S::FailedOver, E::FailoverStarted) => Some(S::FailingOver),

@@ -218,6 +218,7 @@ pub enum PointKind {
 /// `GET /v1/servers/{name}/points?from=&to=&limit=`
 #[derive(Debug, Clone, Default, Serialize, Deserialize, ToSchema, utoipa::IntoParams)]
 #[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
 pub struct PointsQuery {
     /// Oldest, in any form a point can be named.
     #[serde(default)]
@@ -658,6 +659,64 @@ pub struct AuditEntry {
     pub detail: String,
     /// Hash of this entry and the hash before it, hex.
     pub hash: String,
+}
+
+/// `GET /v1/audit?limit=&before=`
+#[derive(Debug, Clone, Default, Serialize, Deserialize, ToSchema, utoipa::IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub struct AuditQuery {
+    /// Most rows. Default 100, at most 10,000.
+    #[serde(default)]
+    pub limit: Option<u32>,
+    /// Only entries older than this `seq`.
+    #[serde(default)]
+    pub before: Option<u64>,
+}
+
+/// `GET /v1/audit/verify`: whether the hash chain of the audit log is whole.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct AuditVerification {
+    pub ok: bool,
+    pub entries: u64,
+    /// `seq` of the first entry that is missing or was changed.
+    pub first_bad: Option<u64>,
+    /// Hash of the newest entry; written down elsewhere it proves that nothing was cut off the end.
+    pub head: String,
+    pub detail: String,
+}
+
+/// `GET /v1/operations?server=&limit=`, newest first.
+#[derive(Debug, Clone, Default, Serialize, Deserialize, ToSchema, utoipa::IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub struct OperationsQuery {
+    /// Only operations of this server.
+    #[serde(default)]
+    pub server: Option<String>,
+    /// Most rows. Default 50, at most 10,000.
+    #[serde(default)]
+    pub limit: Option<u32>,
+}
+
+/// `DELETE /v1/servers/{name}?confirm_points=true`
+#[derive(Debug, Clone, Default, Serialize, Deserialize, ToSchema, utoipa::IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub struct DeleteServerQuery {
+    /// Must be true: all recovery points of the server are deleted with it.
+    #[serde(default)]
+    pub confirm_points: bool,
+}
+
+/// `GET /v1/runs/{id}/serial?bytes=`
+#[derive(Debug, Clone, Default, Serialize, Deserialize, ToSchema, utoipa::IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub struct SerialQuery {
+    /// Bytes from the end of the log. Default 64 KiB, at most 1 MiB.
+    #[serde(default)]
+    pub bytes: Option<u32>,
 }
 
 /// `GET /v1/status`: the one screen.

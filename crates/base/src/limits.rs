@@ -30,6 +30,9 @@ pub const MAX_NBD_REQUEST: usize = 32 * MIB;
 /// Largest NBD option payload, in bytes.
 pub const MAX_NBD_OPTION: usize = 64 * KIB;
 
+/// Flushes one NBD connection may have under way; a client that sends more waits.
+pub const MAX_NBD_FLUSHES: usize = 1024;
+
 /// NBD connections one export serves at a time.
 pub const MAX_NBD_CONNECTIONS: usize = 16;
 
@@ -49,6 +52,24 @@ pub const SITE_QUEUE: usize = 32 * MIB;
 /// Largest API request body, in bytes.
 pub const MAX_API_BODY: usize = MIB;
 
+/// Largest API response body a client accepts, in bytes.
+pub const MAX_API_RESPONSE: usize = 32 * MIB;
+
+/// API connections a site serves at a time; further ones wait in the listener's backlog.
+pub const MAX_API_CONNECTIONS: usize = 256;
+
+/// Most rows one listing of the API returns.
+pub const MAX_API_ROWS: u32 = 10_000;
+
+/// Largest certificate request an agent may hand in, in bytes of PEM.
+pub const MAX_CSR: usize = 16 * KIB;
+
+/// Longest free text (a path, a check, a point as written) in an API request.
+pub const MAX_TEXT: usize = 4 * KIB;
+
+/// Most checks one drill or failover runs.
+pub const MAX_CHECKS: usize = 32;
+
 /// Longest name of a server, agent, run or token.
 pub const MAX_NAME: usize = 64;
 
@@ -60,6 +81,12 @@ pub const HEARTBEAT_EVERY: Duration = Duration::from_millis(500);
 
 /// How long a peer may say nothing before its session is given up.
 pub const SESSION_SILENCE: Duration = Duration::from_secs(10);
+
+/// How long one API request may take at the site.
+pub const API_REQUEST: Duration = Duration::from_secs(90);
+
+/// How long an API client waits for an answer; longer than the site's own limit, so that the site's error is seen.
+pub const API_ANSWER: Duration = Duration::from_secs(100);
 
 /// Time allowed from accept to the end of the handshake.
 pub const HANDSHAKE: Duration = Duration::from_secs(10);

@@ -30,7 +30,9 @@ fn nothing_leaves_committed_and_everything_else_has_a_way_on() {
 
 #[test]
 fn failover_needs_a_point() {
-    for s in [ServerState::Initialized, ServerState::Scanning, ServerState::InitialSync, ServerState::Committed] {
+    for s in
+        [ServerState::Initialized, ServerState::Scanning, ServerState::InitialSync, ServerState::Committed]
+    {
         assert_eq!(s.next(ServerEvent::FailoverStarted), None, "{s}");
     }
 }
