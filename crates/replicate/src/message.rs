@@ -1,0 +1,254 @@
+//! Handshake and control messages, as protocol buffers: new fields may be added, old ones keep
+//! their numbers.
+
+use prost::{Enumeration, Message, Oneof};
+
+/// Version of the wire format this code speaks.
+pub const VERSION: u32 = 1;
+
+/// First frame of every session, from the agent.
+#[derive(Clone, PartialEq, Message)]
+pub struct Hello {
+    #[prost(uint32, tag = "1")]
+    pub version: u32,
+    /// Random number of this agent process: tells a restart from a second claimant.
+    #[prost(fixed64, tag = "2")]
+    pub instance: u64,
+    #[prost(string, tag = "3")]
+    pub agent_version: String,
+    #[prost(oneof = "hello::Session", tags = "4, 5")]
+    pub session: Option<hello::Session>,
+}
+
+pub mod hello {
+    use super::{ControlSession, Oneof, StreamSession};
+
+    #[derive(Clone, PartialEq, Oneof)]
+    pub enum Session {
+        #[prost(message, tag = "4")]
+        Control(ControlSession),
+        #[prost(message, tag = "5")]
+        Stream(StreamSession),
+    }
+}
+
+/// Assignments, probes and reports of one agent.
+#[derive(Clone, PartialEq, Message)]
+pub struct ControlSession {}
+
+/// The writes of one server.
+#[derive(Clone, PartialEq, Message)]
+pub struct StreamSession {
+    /// 16 bytes.
+    #[prost(bytes = "vec", tag = "1")]
+    pub server: Vec<u8>,
+    #[prost(uint32, tag = "2")]
+    pub epoch: u32,
+    #[prost(message, repeated, tag = "3")]
+    pub disks: Vec<Disk>,
+}
+
+#[derive(Clone, PartialEq, Eq, Message)]
+pub struct Disk {
+    #[prost(uint32, tag = "1")]
+    pub index: u32,
+    #[prost(string, tag = "2")]
+    pub name: String,
+    #[prost(uint64, tag = "3")]
+    pub size: u64,
+}
+
+/// The site's answer to a [`Hello`] it accepts.
+#[derive(Clone, PartialEq, Message)]
+pub struct Welcome {
+    #[prost(uint32, tag = "1")]
+    pub version: u32,
+    /// Newest record on stable storage here; the stream goes on after it.
+    #[prost(uint64, tag = "2")]
+    pub durable: u64,
+    /// The site holds content of this server already.
+    #[prost(bool, tag = "3")]
+    pub has_content: bool,
+}
+
+/// The site's answer to a [`Hello`] it refuses, or its last word in a session.
+#[derive(Clone, PartialEq, Message)]
+pub struct Refuse {
+    #[prost(enumeration = "RefuseCode", tag = "1")]
+    pub code: i32,
+    #[prost(string, tag = "2")]
+    pub message: String,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Enumeration)]
+#[repr(i32)]
+pub enum RefuseCode {
+    Unspecified = 0,
+    /// No common version.
+    Version = 1,
+    /// The server is not assigned to this agent.
+    NotAssigned = 2,
+    /// The epoch is over: another writer reigns.
+    StaleEpoch = 3,
+    /// Another live session holds this server.
+    Busy = 4,
+    /// A frame broke the rules.
+    Protocol = 5,
+    /// The site cannot store; try again later.
+    Storage = 6,
+    /// The site goes down; try again.
+    Shutdown = 7,
+    /// The disks do not fit those the site knows.
+    Disks = 8,
+}
+
+/// Both ways on a control session.
+#[derive(Clone, PartialEq, Message)]
+pub struct Control {
+    /// Pairs a request with its answer; 0 where none is awaited.
+    #[prost(uint64, tag = "1")]
+    pub id: u64,
+    #[prost(oneof = "control::Body", tags = "2, 3, 4, 5, 6, 7, 8")]
+    pub body: Option<control::Body>,
+}
+
+pub mod control {
+    use super::{Assignments, Oneof, Probe, ProbeResult, Renew, Renewed, Report};
+
+    #[derive(Clone, PartialEq, Oneof)]
+    pub enum Body {
+        /// Site to agent: everything this agent shall capture.
+        #[prost(message, tag = "2")]
+        Assignments(Assignments),
+        /// Site to agent.
+        #[prost(message, tag = "3")]
+        Probe(Probe),
+        /// Agent to site.
+        #[prost(message, tag = "4")]
+        ProbeResult(ProbeResult),
+        /// Agent to site.
+        #[prost(message, tag = "5")]
+        Report(Report),
+        /// Agent to site.
+        #[prost(message, tag = "6")]
+        Renew(Renew),
+        /// Site to agent.
+        #[prost(message, tag = "7")]
+        Renewed(Renewed),
+        /// Either way: nothing to say.
+        #[prost(bool, tag = "8")]
+        Ping(bool),
+    }
+}
+
+#[derive(Clone, PartialEq, Message)]
+pub struct Assignments {
+    #[prost(message, repeated, tag = "1")]
+    pub servers: Vec<Assignment>,
+}
+
+#[derive(Clone, PartialEq, Eq, Message)]
+pub struct Assignment {
+    #[prost(bytes = "vec", tag = "1")]
+    pub server: Vec<u8>,
+    #[prost(string, tag = "2")]
+    pub name: String,
+    #[prost(uint32, tag = "3")]
+    pub epoch: u32,
+    /// `CaptureSpec` as JSON: the API's own form, understood in one place.
+    #[prost(string, tag = "4")]
+    pub capture: String,
+    /// Disks as first probed, so that their order never changes.
+    #[prost(message, repeated, tag = "5")]
+    pub disks: Vec<Disk>,
+}
+
+/// What is behind a capture?
+#[derive(Clone, PartialEq, Eq, Message)]
+pub struct Probe {
+    /// `CaptureSpec` as JSON.
+    #[prost(string, tag = "1")]
+    pub capture: String,
+}
+
+#[derive(Clone, PartialEq, Message)]
+pub struct ProbeResult {
+    #[prost(message, repeated, tag = "1")]
+    pub disks: Vec<Disk>,
+    /// Set when it failed: what, and what to do next.
+    #[prost(message, optional, tag = "2")]
+    pub error: Option<Failure>,
+}
+
+#[derive(Clone, PartialEq, Eq, Message)]
+pub struct Failure {
+    #[prost(string, tag = "1")]
+    pub message: String,
+    #[prost(string, tag = "2")]
+    pub hint: String,
+    /// The request itself is wrong, so repeating it is useless.
+    #[prost(bool, tag = "3")]
+    pub invalid: bool,
+}
+
+/// How the agent's captures are doing.
+#[derive(Clone, PartialEq, Message)]
+pub struct Report {
+    #[prost(message, repeated, tag = "1")]
+    pub servers: Vec<ServerReport>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+pub struct ServerReport {
+    #[prost(bytes = "vec", tag = "1")]
+    pub server: Vec<u8>,
+    /// Name of the capture's state, for example `attached`.
+    #[prost(string, tag = "2")]
+    pub capture: String,
+    /// What a person must do, when the capture cannot go on by itself.
+    #[prost(string, tag = "3")]
+    pub stalled: String,
+    #[prost(enumeration = "Phase", tag = "4")]
+    pub phase: i32,
+    #[prost(uint64, tag = "5")]
+    pub total_bytes: u64,
+    #[prost(uint64, tag = "6")]
+    pub done_bytes: u64,
+    #[prost(uint64, tag = "7")]
+    pub sent_bytes: u64,
+    #[prost(uint64, tag = "8")]
+    pub rate: u64,
+    #[prost(message, repeated, tag = "9")]
+    pub disks: Vec<Disk>,
+    #[prost(string, repeated, tag = "10")]
+    pub exports: Vec<String>,
+    /// Captured and not acknowledged, in bytes: queue, unacknowledged and dirty.
+    #[prost(uint64, tag = "11")]
+    pub lag_bytes: u64,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Enumeration)]
+#[repr(i32)]
+pub enum Phase {
+    Idle = 0,
+    Scan = 1,
+    Full = 2,
+    Resync = 3,
+    Live = 4,
+}
+
+#[derive(Clone, PartialEq, Eq, Message)]
+pub struct Renew {
+    /// PKCS#10, PEM.
+    #[prost(string, tag = "1")]
+    pub csr: String,
+}
+
+#[derive(Clone, PartialEq, Eq, Message)]
+pub struct Renewed {
+    /// Certificate chain, PEM; empty when refused.
+    #[prost(string, tag = "1")]
+    pub certificate: String,
+    #[prost(string, tag = "2")]
+    pub error: String,
+}
