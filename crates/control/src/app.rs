@@ -1,0 +1,272 @@
+//! The rules: what may happen, when, and what is remembered of it.
+//!
+//! Invariants: every change goes through the store with its audit entry before it is answered (I6); a server moves
+//! only along the lifecycle table, by compare-and-swap on the state it was in; its epoch never falls (I4); an
+//! operation is a row with steps, and whatever dies, the next start goes on from the first unfinished step. The
+//! data side is reached only through [`SitePort`], whose calls may be repeated.
+
+mod agents;
+mod alarms;
+mod audit;
+mod engine;
+mod failover;
+mod mounts;
+mod operations;
+mod reconcile;
+mod runs;
+mod servers;
+mod steps;
+mod tokens;
+mod work;
+
+pub use tokens::Admission;
+
+use crate::gate::Gate;
+use crate::limit::RefusalLimit;
+use crate::store::{Note, ServerChange, ServerRow, Store};
+use crate::validate;
+use lifeboat_api::lifecycle::{ServerEvent, ServerState};
+use lifeboat_api::port::{ServerSpec, SitePort};
+use lifeboat_api::types::{ApiError, ErrorCode};
+use lifeboat_base::{Clock, Entropy, Epoch, OperationId, RunId, ServerId, WallTime};
+use parking_lot::Mutex;
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::Notify;
+use tokio::task::JoinSet;
+
+/// Settings of control: plain data.
+#[derive(Debug, Clone)]
+pub struct ControlConfig {
+    pub site: String,
+    pub version: String,
+    /// `HOST:PORT` of the replication listener as agents reach it; the host may be empty.
+    pub replication: String,
+    /// An older newest point than this raises an alarm.
+    pub rpo_alarm: Duration,
+    /// How often the reconciler looks.
+    pub reconcile_every: Duration,
+    /// When the certificate of the site's own listeners ends.
+    pub server_certificate_expires: Option<WallTime>,
+}
+
+impl Default for ControlConfig {
+    fn default() -> Self {
+        Self {
+            site: "site".into(),
+            version: env!("CARGO_PKG_VERSION").into(),
+            replication: ":1500".into(),
+            rpo_alarm: Duration::from_secs(60),
+            reconcile_every: Duration::from_millis(500),
+            server_certificate_expires: None,
+        }
+    }
+}
+
+/// Control's brain. One per site; shared.
+pub struct App {
+    store: Store,
+    gate: Arc<Gate>,
+    site: Arc<dyn SitePort>,
+    clock: Arc<dyn Clock>,
+    entropy: Arc<dyn Entropy>,
+    config: ControlConfig,
+    /// Wakes the reconciler before its time.
+    wake: Notify,
+    /// One protect at a time, so that two cannot take one disk.
+    protecting: tokio::sync::Mutex<()>,
+    /// Operations being carried out by this process, each with what wakes it to be cancelled.
+    driving: Mutex<HashMap<OperationId, Arc<Notify>>>,
+    /// What the data side was last told of each server.
+    asserted: Mutex<HashMap<ServerId, ServerSpec>>,
+    /// Failover runs whose hydration this process has started.
+    hydrating: Mutex<HashSet<RunId>>,
+    refusals: RefusalLimit,
+    tasks: Mutex<JoinSet<()>>,
+}
+
+pub(crate) fn not_found(what: &str, name: &str) -> ApiError {
+    ApiError::new(ErrorCode::NotFound, format!("there is no {what} '{}'", validate::shown(name)))
+}
+
+pub(crate) fn conflict(message: impl Into<String>) -> ApiError {
+    ApiError::new(ErrorCode::Conflict, message)
+}
+
+/// What an event takes with it besides the state.
+#[derive(Debug, Clone, Copy, Default)]
+struct Carry {
+    epoch: Option<Epoch>,
+    /// The run that carries the server from now on; kept as it is by `None`.
+    run: Option<Option<RunId>>,
+}
+
+impl App {
+    pub fn new(
+        store: Store,
+        gate: Arc<Gate>,
+        site: Arc<dyn SitePort>,
+        clock: Arc<dyn Clock>,
+        entropy: Arc<dyn Entropy>,
+        config: ControlConfig,
+    ) -> Arc<Self> {
+        Arc::new(Self {
+            store,
+            gate,
+            site,
+            clock,
+            entropy,
+            config,
+            wake: Notify::new(),
+            protecting: tokio::sync::Mutex::new(()),
+            driving: Mutex::default(),
+            asserted: Mutex::default(),
+            hydrating: Mutex::default(),
+            refusals: RefusalLimit::default(),
+            tasks: Mutex::default(),
+        })
+    }
+
+    /// Starts the reconciler, which also resumes operations, and the writer of audit entries. Call once, within
+    /// a tokio runtime.
+    pub fn start(self: &Arc<Self>) {
+        let mut tasks = self.tasks.lock();
+        tasks.spawn(self.gate.clone().write_notes());
+        tasks.spawn(self.clone().reconcile());
+    }
+
+    /// Ends every task of this process. Operations under way stay in the store and are resumed by the next start.
+    pub async fn stop(&self) {
+        // The reconciler may start one more while it is being ended.
+        loop {
+            let mut tasks = std::mem::take(&mut *self.tasks.lock());
+            if tasks.is_empty() {
+                return;
+            }
+            tasks.shutdown().await;
+        }
+    }
+
+    pub fn config(&self) -> &ControlConfig {
+        &self.config
+    }
+
+    pub fn clock(&self) -> &Arc<dyn Clock> {
+        &self.clock
+    }
+
+    fn now(&self) -> WallTime {
+        self.clock.wall()
+    }
+
+    /// Writes an audit entry on its own; what failed must not fail because of it.
+    pub(crate) async fn note(&self, note: Note) {
+        if let Err(e) = self.store.note(&note).await {
+            tracing::error!(error = %e, ?note, "an audit entry could not be written");
+        }
+    }
+
+    /// Audits a request that was refused or failed.
+    pub(crate) async fn refused(&self, actor: &str, action: &str, target: &str, error: &ApiError) {
+        let outcome = match error.code {
+            ErrorCode::Invalid
+            | ErrorCode::Unauthenticated
+            | ErrorCode::Forbidden
+            | ErrorCode::NotFound
+            | ErrorCode::Conflict => "refused",
+            ErrorCode::Unavailable | ErrorCode::NoSpace | ErrorCode::Corrupt | ErrorCode::Internal => {
+                "failed"
+            }
+        };
+        self.note(Note::done(actor, action, target, error.to_string()).outcome(outcome)).await;
+    }
+
+    /// Audits a refusal of somebody unknown, without letting a flood of them fill the log.
+    pub(crate) async fn stranger_refused(&self, address: &str, action: &str, error: &ApiError) {
+        let host = address.rsplit_once(':').map_or(address, |(host, _)| host);
+        let verdict = self.refusals.judge(&format!("{host} {action}"), self.clock.monotonic());
+        if verdict.untold > 0 {
+            let detail = format!("{} more refusals within a minute", verdict.untold);
+            self.note(Note::done("site", action, "", detail).outcome("refused")).await;
+        }
+        if verdict.tell {
+            self.refused("unknown", action, address, error).await;
+        }
+    }
+
+    /// The server called `name`, or with that id.
+    async fn named(&self, name: &str) -> Result<ServerRow, ApiError> {
+        let row = match name.parse::<ServerId>() {
+            Ok(id) => self.store.server(id).await?,
+            Err(_) => self.store.server_named(name).await?,
+        };
+        row.filter(|r| !r.deleting)
+            .ok_or_else(|| not_found("server", name).hint("`lifeboat status` lists the servers of this site"))
+    }
+
+    /// Moves a server along the lifecycle table. `Ok(None)` when the event is not allowed in its state.
+    async fn apply(
+        &self,
+        server: ServerId,
+        event: ServerEvent,
+        carry: Carry,
+        actor: &str,
+        detail: &str,
+    ) -> Result<Option<ServerState>, ApiError> {
+        // Somebody else may move it between the look and the change; each round they made progress.
+        for _ in 0..16 {
+            let Some(row) = self.store.server(server).await? else { return Err(not_found("server", "")) };
+            let Some(to) = row.state.next(event) else { return Ok(None) };
+            let change = ServerChange {
+                from: row.state,
+                to,
+                epoch: carry.epoch.unwrap_or(row.epoch).max(row.epoch),
+                run: carry.run.unwrap_or(row.run),
+            };
+            let detail = format!("{} -> {to}, epoch {}; {detail}", row.state, change.epoch);
+            let note = Note::done(actor, "server.state", &row.name, detail);
+            if self.store.change_server(server, &change, &note).await? {
+                tracing::info!(server = row.name, from = %row.state, %to, "server state");
+                self.wake.notify_one();
+                return Ok(Some(to));
+            }
+        }
+        Err(ApiError::new(ErrorCode::Unavailable, "the server's state keeps changing; try again"))
+    }
+
+    /// Like [`apply`](Self::apply), for the site's own moves, which only a mistake in control can make illegal:
+    /// the server is set aside with a fault, nothing else is touched.
+    async fn apply_or_fault(
+        &self,
+        server: &ServerRow,
+        event: ServerEvent,
+        carry: Carry,
+        detail: &str,
+    ) -> Result<(), ApiError> {
+        if self.apply(server.id, event, carry, "site", detail).await?.is_some() {
+            return Ok(());
+        }
+        let fault = format!("{event:?} is not allowed in the state it was in");
+        tracing::error!(server = server.name, fault, "illegal transition");
+        let note = Note::done("site", "server.fault", &server.name, &fault).outcome("failed");
+        self.store.set_fault(server.id, &fault, &note).await?;
+        Err(ApiError::new(ErrorCode::Internal, fault))
+    }
+
+    /// Tells the data side what to hold for a server.
+    async fn assert_server(&self, row: &ServerRow) -> Result<(), ApiError> {
+        let spec = row.spec();
+        self.site.ensure_server(&spec).await?;
+        self.asserted.lock().insert(row.id, spec);
+        Ok(())
+    }
+
+    /// Waits for a wake-up of `notify`, at most `limit`.
+    async fn pause(notify: &Notify, limit: Duration) {
+        let _ = tokio::time::timeout(limit, notify.notified()).await;
+    }
+}
+
+#[cfg(test)]
+mod tests;

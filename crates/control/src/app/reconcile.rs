@@ -1,0 +1,163 @@
+//! Moves what is toward what is wanted. Takes no input: it looks at the store and at the data side.
+//!
+//! Invariants: one look never waits for ever on the data side; what fails is complained about once and tried
+//! again at the next look; nothing here decides, it only carries on what was decided.
+
+use super::{App, Carry};
+use crate::policy::Actor;
+use crate::store::{RunRow, ServerRow, StoreError};
+use lifeboat_api::lifecycle::{ServerEvent, ServerState};
+use lifeboat_api::types::{ApiError, ErrorCode, RunKind, RunState, ServerRuntime, SyncPhase};
+use lifeboat_base::ServerId;
+use std::collections::{HashMap, HashSet};
+use std::future::Future;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// Longest wait for the data side to take up a server.
+const ENSURE: Duration = Duration::from_secs(30);
+/// Longest wait for what the data side sees of a run.
+const LOOK: Duration = Duration::from_secs(5);
+
+/// What was complained about last, so that the log says it once.
+#[derive(Default)]
+struct Complaints(HashMap<ServerId, String>);
+
+impl Complaints {
+    fn note(&mut self, server: &ServerRow, result: Result<(), ApiError>) {
+        match result {
+            Ok(()) => {
+                self.0.remove(&server.id);
+            }
+            Err(e) => {
+                let text = e.to_string();
+                if self.0.get(&server.id) != Some(&text) {
+                    tracing::warn!(server = server.name, error = text, "not as it should be; tried again");
+                    self.0.insert(server.id, text);
+                }
+            }
+        }
+    }
+}
+
+async fn within<T>(limit: Duration, work: impl Future<Output = Result<T, ApiError>>) -> Result<T, ApiError> {
+    match tokio::time::timeout(limit, work).await {
+        Ok(done) => done,
+        Err(_) => Err(ApiError::new(
+            ErrorCode::Unavailable,
+            format!("the data side did not answer within {} s", limit.as_secs()),
+        )),
+    }
+}
+
+impl App {
+    pub(super) async fn reconcile(self: Arc<Self>) {
+        let mut complaints = Complaints::default();
+        loop {
+            if let Err(error) = self.look(&mut complaints).await {
+                tracing::error!(%error, "the reconciler could not look");
+            }
+            Self::pause(&self.wake, self.config.reconcile_every).await;
+        }
+    }
+
+    async fn look(self: &Arc<Self>, complaints: &mut Complaints) -> Result<(), StoreError> {
+        let servers = self.store.servers().await?;
+        for server in &servers {
+            let result = self.look_at(server).await;
+            complaints.note(server, result);
+        }
+        complaints.0.retain(|id, _| servers.iter().any(|s| s.id == *id));
+        for operation in self.store.running_operations().await? {
+            self.take_up(operation.operation.id);
+        }
+        self.look_at_runs(&servers).await
+    }
+
+    async fn look_at(&self, row: &ServerRow) -> Result<(), ApiError> {
+        if row.deleting {
+            return within(ENSURE, self.finish_delete(row)).await;
+        }
+        let spec = row.spec();
+        let told = self.asserted.lock().get(&row.id) == Some(&spec);
+        let runtime = self.site.runtime(row.id);
+        if !told || runtime.is_none() {
+            within(ENSURE, self.assert_server(row)).await?;
+        }
+        let Some(runtime) = runtime else { return Ok(()) };
+        if row.fault.is_none() {
+            for (event, why) in events(row.state, &runtime) {
+                self.apply_or_fault(row, event, Carry::default(), why).await?;
+            }
+        }
+        Ok(())
+    }
+
+    async fn look_at_runs(self: &Arc<Self>, servers: &[ServerRow]) -> Result<(), StoreError> {
+        let now = self.now();
+        let busy: HashSet<ServerId> =
+            self.store.running_operations().await?.iter().map(|o| o.server).collect();
+        for row in self.store.live_runs().await? {
+            let run = &row.run;
+            if matches!(run.state, RunState::Running | RunState::Exited)
+                && let Ok(status) = within(LOOK, self.site.run_status(run.id)).await
+            {
+                self.refresh_run(&row, status).await?;
+            }
+            self.keep_hydrating(&row, servers).await;
+            if run.expires.is_some_and(|e| e <= now) && !busy.contains(&row.server) {
+                match self.begin_clean_up(&Actor::site(), &row).await {
+                    Ok(operation) => self.take_up(operation.id),
+                    // An operation was faster; the next look tries again.
+                    Err(e) if e.code == ErrorCode::Conflict => {}
+                    Err(error) => {
+                        tracing::warn!(run = %run.id, %error, "an expired run could not be cleaned up yet")
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// After a restart of `serve`, copying goes on.
+    async fn keep_hydrating(&self, row: &RunRow, servers: &[ServerRow]) {
+        let run = &row.run;
+        let carries = |s: &ServerRow| s.run == Some(run.id) && s.state == ServerState::FailedOver;
+        let wanted = run.kind == RunKind::Failover
+            && run.state == RunState::Running
+            && run.hydrated_percent.unwrap_or(0) < 100
+            && servers.iter().any(carries);
+        if !wanted || self.hydrating.lock().contains(&run.id) {
+            return;
+        }
+        match within(ENSURE, self.site.hydrate(run.id)).await {
+            Ok(()) => {
+                self.hydrating.lock().insert(run.id);
+            }
+            Err(error) => tracing::debug!(run = %run.id, %error, "copying the disks could not start yet"),
+        }
+    }
+}
+
+/// What has happened to a server in `state`, by what the data side measures, in order.
+fn events(state: ServerState, runtime: &ServerRuntime) -> Vec<(ServerEvent, &'static str)> {
+    use ServerState::{InitialSync, Initialized, Scanning};
+    let mut events = Vec::new();
+    if !matches!(state, Initialized | Scanning | InitialSync) {
+        return events;
+    }
+    if runtime.latest.is_some() {
+        events.push((ServerEvent::FirstPoint, "a recovery point exists"));
+        return events;
+    }
+    match runtime.sync.as_ref().map(|s| s.phase) {
+        Some(SyncPhase::Scan) if state == Initialized => {
+            events.push((ServerEvent::ScanStarted, "the agent measures what is to be sent"));
+        }
+        Some(SyncPhase::Full | SyncPhase::Resync) if state != InitialSync => {
+            events.push((ServerEvent::SyncStarted, "content is on its way"));
+        }
+        _ => {}
+    }
+    events
+}

@@ -1,0 +1,154 @@
+//! Making a site's control files, once.
+//!
+//! Invariants: nothing that exists is overwritten; every file is readable by its owner only; what fails half way
+//! leaves no file behind. The first admin token is returned and kept nowhere but as a hash.
+
+use crate::ca::{Ca, CaError};
+use crate::secret;
+use crate::store::{Note, Store, StoreError, TokenRow};
+use lifeboat_api::tls::Fingerprint;
+use lifeboat_api::types::TokenKind;
+use lifeboat_base::{Clock, Entropy};
+use std::fs::OpenOptions;
+use std::io::{ErrorKind, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+/// The CA's certificate, PEM.
+pub const CA_CERTIFICATE: &str = "ca.crt";
+/// The CA's private key, PEM.
+pub const CA_KEY: &str = "ca.key";
+/// The store.
+pub const STORE: &str = "control.sqlite";
+
+/// Why a site could not be made or opened.
+#[derive(Debug, thiserror::Error)]
+pub enum InitError {
+    #[error("{0} exists already; use another directory, or remove the site there first")]
+    Exists(PathBuf),
+    #[error("there is no site in {0}; make one with `lifeboat init`")]
+    Missing(PathBuf),
+    #[error("{path}: {source}")]
+    File { path: PathBuf, source: std::io::Error },
+    #[error(transparent)]
+    Ca(#[from] CaError),
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+/// What a person needs of a new site.
+#[derive(Debug)]
+pub struct NewSite {
+    /// Shown once.
+    pub admin_token: String,
+    pub fingerprint: Fingerprint,
+}
+
+/// Makes the CA, the store and the first admin token in the existing directory `dir`.
+///
+/// # Errors
+/// [`InitError::Exists`] when any of its files is there already; nothing is changed then.
+pub async fn init(
+    dir: &Path,
+    site: &str,
+    clock: Arc<dyn Clock>,
+    entropy: &dyn Entropy,
+) -> Result<NewSite, InitError> {
+    for file in [CA_CERTIFICATE, CA_KEY, STORE] {
+        let path = dir.join(file);
+        if path.symlink_metadata().is_ok() {
+            return Err(InitError::Exists(path));
+        }
+    }
+    let made = make(dir, site, clock, entropy).await;
+    if made.is_err() {
+        // All of these are ours: none existed before.
+        let wal = format!("{STORE}-wal");
+        let shm = format!("{STORE}-shm");
+        for file in [CA_CERTIFICATE, CA_KEY, STORE, &wal, &shm] {
+            let _ = std::fs::remove_file(dir.join(file));
+        }
+    }
+    made
+}
+
+async fn make(
+    dir: &Path,
+    site: &str,
+    clock: Arc<dyn Clock>,
+    entropy: &dyn Entropy,
+) -> Result<NewSite, InitError> {
+    let now = clock.wall();
+    let (ca, certificate, key) = Ca::create(site, now, entropy)?;
+    create(&dir.join(CA_KEY), key.as_bytes())?;
+    create(&dir.join(CA_CERTIFICATE), certificate.as_bytes())?;
+    // Made here first, so that SQLite's file and those beside it take its permissions.
+    create(&dir.join(STORE), b"")?;
+    let store = Store::open(&dir.join(STORE), false, clock).await?;
+    store.set_meta("site", site).await?;
+    let secret = secret::Secret::random(entropy);
+    let token = TokenRow {
+        id: secret.id.clone(),
+        kind: TokenKind::Admin,
+        name: "first-admin".into(),
+        hash: secret.hash(),
+        created: now,
+        expires: None,
+        used: false,
+        revoked: false,
+    };
+    let note = Note::done("site", "site.init", site, format!("CA {}, token {}", ca.fingerprint(), token.id));
+    store.insert_token(&token, &note).await?;
+    store.close().await;
+    sync_dir(dir)?;
+    Ok(NewSite { admin_token: secret.person(), fingerprint: ca.fingerprint() })
+}
+
+/// The CA kept in `dir`.
+///
+/// # Errors
+/// [`InitError::Missing`] when there is none.
+pub fn load_ca(dir: &Path) -> Result<Ca, InitError> {
+    let read = |name: &str| {
+        let path = dir.join(name);
+        std::fs::read_to_string(&path).map_err(|source| match source.kind() {
+            ErrorKind::NotFound => InitError::Missing(dir.to_path_buf()),
+            _ => InitError::File { path, source },
+        })
+    };
+    let key = zeroize::Zeroizing::new(read(CA_KEY)?);
+    Ok(Ca::load(&read(CA_CERTIFICATE)?, &key)?)
+}
+
+/// The store kept in `dir`.
+///
+/// # Errors
+/// [`InitError::Missing`] when there is none.
+pub async fn open_store(dir: &Path, clock: Arc<dyn Clock>) -> Result<Store, InitError> {
+    let path = dir.join(STORE);
+    if !path.exists() {
+        return Err(InitError::Missing(dir.to_path_buf()));
+    }
+    Ok(Store::open(&path, false, clock).await?)
+}
+
+fn create(path: &Path, content: &[u8]) -> Result<(), InitError> {
+    let write = || {
+        let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
+        file.write_all(content)?;
+        file.sync_all()
+    };
+    write().map_err(|source| match source.kind() {
+        ErrorKind::AlreadyExists => InitError::Exists(path.to_path_buf()),
+        _ => InitError::File { path: path.to_path_buf(), source },
+    })
+}
+
+fn sync_dir(dir: &Path) -> Result<(), InitError> {
+    let sync = || std::fs::File::open(dir)?.sync_all();
+    sync().map_err(|source| InitError::File { path: dir.to_path_buf(), source })
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,122 @@
+//! Who may do what: one table.
+//!
+//! Invariants: an endpoint without a row in [`RULES`] is refused to everybody; roles are ordered, and a higher one
+//! may do all that a lower one may. A test holds the table against the generated OpenAPI document, both ways.
+
+use lifeboat_api::types::TokenKind;
+
+/// What a person's token allows. Ordered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Role {
+    Viewer,
+    Operator,
+    Admin,
+}
+
+impl Role {
+    pub const ALL: [Role; 3] = [Self::Viewer, Self::Operator, Self::Admin];
+
+    /// `None` for a join token, which is no person's.
+    pub fn of(kind: TokenKind) -> Option<Self> {
+        match kind {
+            TokenKind::Agent => None,
+            TokenKind::Viewer => Some(Self::Viewer),
+            TokenKind::Operator => Some(Self::Operator),
+            TokenKind::Admin => Some(Self::Admin),
+        }
+    }
+
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Viewer => "viewer",
+            Self::Operator => "operator",
+            Self::Admin => "admin",
+        }
+    }
+}
+
+/// Who acts.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Actor {
+    /// As the audit log shows it: the token's name and id.
+    pub name: String,
+    pub role: Role,
+    /// The id of the token, where one was used.
+    pub token: Option<String>,
+}
+
+impl Actor {
+    /// The site itself: what nobody asked for.
+    pub fn site() -> Self {
+        Self { name: "site".into(), role: Role::Admin, token: None }
+    }
+}
+
+/// What an endpoint asks of the one who calls it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Access {
+    /// Anybody; no token is looked at.
+    Open,
+    AtLeast(Role),
+}
+
+/// One endpoint's row.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Rule {
+    pub method: &'static str,
+    pub path: &'static str,
+    pub access: Access,
+    /// Its name in the audit log.
+    pub action: &'static str,
+}
+
+const fn rule(method: &'static str, path: &'static str, access: Access, action: &'static str) -> Rule {
+    Rule { method, path, access, action }
+}
+
+const OPEN: Access = Access::Open;
+const VIEWER: Access = Access::AtLeast(Role::Viewer);
+const OPERATOR: Access = Access::AtLeast(Role::Operator);
+const ADMIN: Access = Access::AtLeast(Role::Admin);
+
+/// The table.
+pub const RULES: &[Rule] = &[
+    rule("GET", "/healthz", OPEN, "health.read"),
+    rule("GET", "/v1/openapi.json", OPEN, "openapi.read"),
+    rule("POST", "/v1/join", OPEN, "agent.join"),
+    rule("GET", "/v1/status", VIEWER, "status.read"),
+    rule("GET", "/v1/servers", VIEWER, "server.list"),
+    rule("POST", "/v1/servers", OPERATOR, "server.protect"),
+    rule("GET", "/v1/servers/{name}", VIEWER, "server.read"),
+    // Recovery points go with the server, so this takes more than an operator.
+    rule("DELETE", "/v1/servers/{name}", ADMIN, "server.delete"),
+    rule("POST", "/v1/servers/{name}/stop", OPERATOR, "server.stop"),
+    rule("POST", "/v1/servers/{name}/resume", OPERATOR, "server.resume"),
+    rule("GET", "/v1/servers/{name}/points", VIEWER, "point.list"),
+    rule("GET", "/v1/servers/{name}/points/{point}", VIEWER, "point.read"),
+    rule("POST", "/v1/servers/{name}/drills", OPERATOR, "drill.start"),
+    rule("POST", "/v1/servers/{name}/failover", OPERATOR, "failover.start"),
+    rule("POST", "/v1/servers/{name}/commit", OPERATOR, "commit.start"),
+    rule("GET", "/v1/mounts", VIEWER, "mount.list"),
+    rule("POST", "/v1/mounts", OPERATOR, "mount.create"),
+    rule("DELETE", "/v1/mounts/{id}", OPERATOR, "mount.delete"),
+    rule("GET", "/v1/runs", VIEWER, "run.list"),
+    rule("GET", "/v1/runs/{id}", VIEWER, "run.read"),
+    rule("DELETE", "/v1/runs/{id}", OPERATOR, "run.clean-up"),
+    rule("GET", "/v1/runs/{id}/screen.png", VIEWER, "run.screen"),
+    rule("GET", "/v1/runs/{id}/serial", VIEWER, "run.serial"),
+    rule("GET", "/v1/operations", VIEWER, "operation.list"),
+    rule("GET", "/v1/operations/{id}", VIEWER, "operation.read"),
+    rule("GET", "/v1/tokens", ADMIN, "token.list"),
+    rule("POST", "/v1/tokens", ADMIN, "token.create"),
+    rule("DELETE", "/v1/tokens/{id}", ADMIN, "token.revoke"),
+    rule("GET", "/v1/agents", VIEWER, "agent.list"),
+    rule("DELETE", "/v1/agents/{name}", ADMIN, "agent.revoke"),
+    rule("GET", "/v1/audit", OPERATOR, "audit.read"),
+    rule("GET", "/v1/audit/verify", OPERATOR, "audit.verify"),
+];
+
+/// The row of an endpoint; `path` is the route's pattern.
+pub fn find(method: &str, path: &str) -> Option<&'static Rule> {
+    RULES.iter().find(|r| r.method == method && r.path == path)
+}
