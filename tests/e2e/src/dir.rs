@@ -12,7 +12,15 @@ impl TestDir {
     /// # Panics
     /// When no directory can be made.
     pub fn new(name: &str) -> Self {
-        let dir = tempfile::Builder::new().prefix(&format!("lifeboat-{name}-")).tempdir();
+        Self::within(&std::env::temp_dir(), name)
+    }
+
+    /// Inside `parent`, for what needs a file system of its own choice.
+    ///
+    /// # Panics
+    /// When no directory can be made.
+    pub fn within(parent: &Path, name: &str) -> Self {
+        let dir = tempfile::Builder::new().prefix(&format!("lifeboat-{name}-")).tempdir_in(parent);
         Self { path: dir.expect("no room for a temporary directory").keep() }
     }
 
