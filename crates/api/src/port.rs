@@ -49,6 +49,8 @@ pub struct ServerSpec {
     pub agent: AgentId,
     pub epoch: Epoch,
     pub capture: CaptureSpec,
+    /// Disks as first probed: their order never changes.
+    pub disks: Vec<DiskInfo>,
     pub window: WindowSpec,
     /// False: keep the journal, capture nothing.
     pub active: bool,

@@ -6,7 +6,7 @@
 //! - [`sender`]: the sending end as a state machine without I/O.
 //! - [`receiver`]: the receiving end's checks as a state machine without I/O.
 //! - [`encode`]: records to frames: zero detection, compression, checksums.
-//! - [`shell`]: frames over an asynchronous stream, and the TLS settings both ends use.
+//! - [`shell`]: frames over an asynchronous stream.
 
 pub mod dirty;
 pub mod encode;

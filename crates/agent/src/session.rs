@@ -1,0 +1,339 @@
+//! Sessions with the site: one for control, one for each server's stream.
+//!
+//! A session that ends is begun again after a moment that grows and is drawn by chance, so that a
+//! thousand agents do not all come back at once.
+
+use crate::identity::Identity;
+use crate::stream::Stream;
+use lifeboat_base::limits::{HANDSHAKE, HEARTBEAT_EVERY, MAX_FRAME, SESSION_SILENCE};
+use lifeboat_base::{Entropy, Seq, ServerId};
+use lifeboat_replicate::message::{
+    Assignments, Control, ControlSession, Disk, Hello, Refuse, RefuseCode, Report, StreamSession, VERSION, Welcome,
+    control, hello,
+};
+use lifeboat_replicate::shell::{ShellError, read_frame, write_frame, write_message};
+use lifeboat_replicate::wire::{Ack, Answer, FrameType, decode_message};
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::sync::{mpsc, watch};
+use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
+
+const FIRST_WAIT: Duration = Duration::from_millis(200);
+const LONGEST_WAIT: Duration = Duration::from_secs(10);
+
+/// Why a session ended.
+#[derive(Debug, thiserror::Error)]
+pub enum SessionError {
+    #[error("the site cannot be reached at {address}: {why}")]
+    Unreachable { address: String, why: String },
+    #[error("the site refused: {message}")]
+    Refused { code: RefuseCode, message: String },
+    #[error(transparent)]
+    Shell(#[from] ShellError),
+    #[error("the site said nothing for {SESSION_SILENCE:?}")]
+    Silent,
+    #[error("the site broke the protocol: {0}")]
+    Protocol(String),
+    #[error("the session was stopped")]
+    Stopped,
+}
+
+/// What a session needs of this process.
+#[derive(Clone)]
+pub struct Link {
+    pub identity: Arc<Identity>,
+    pub entropy: Arc<dyn Entropy>,
+    /// Drawn once per process.
+    pub instance: u64,
+}
+
+impl Link {
+    async fn connect(&self) -> Result<TlsStream<TcpStream>, SessionError> {
+        let address = self.identity.replication();
+        let unreachable = |why: String| SessionError::Unreachable { address: address.clone(), why };
+        let attempt = async {
+            let tcp = TcpStream::connect(&address).await.map_err(|e| unreachable(e.to_string()))?;
+            tcp.set_nodelay(true).map_err(|e| unreachable(e.to_string()))?;
+            TlsConnector::from(self.identity.tls())
+                .connect(lifeboat_api::tls::site_name(), tcp)
+                .await
+                .map_err(|e| unreachable(e.to_string()))
+        };
+        tokio::time::timeout(HANDSHAKE, attempt)
+            .await
+            .unwrap_or_else(|_| Err(unreachable(format!("no answer within {HANDSHAKE:?}"))))
+    }
+
+    /// Connects and says hello; the site's welcome.
+    async fn open(&self, session: hello::Session) -> Result<(TlsStream<TcpStream>, Welcome), SessionError> {
+        let mut tls = self.connect().await?;
+        let hello = Hello {
+            version: VERSION,
+            instance: self.instance,
+            agent_version: env!("CARGO_PKG_VERSION").into(),
+            session: Some(session),
+        };
+        let greet = async {
+            write_message(&mut tls, FrameType::Hello, &hello).await?;
+            read_frame(&mut tls, MAX_FRAME).await
+        };
+        let (kind, body) =
+            tokio::time::timeout(HANDSHAKE, greet).await.unwrap_or(Err(ShellError::Closed)).map_err(SessionError::from)?;
+        match kind {
+            FrameType::Welcome => {
+                let welcome: Welcome = decode_message(&body).map_err(ShellError::from)?;
+                Ok((tls, welcome))
+            }
+            FrameType::Refuse => Err(refused(&body)),
+            other => Err(SessionError::Protocol(format!("{other:?} instead of a welcome"))),
+        }
+    }
+}
+
+fn refused(body: &[u8]) -> SessionError {
+    match decode_message::<Refuse>(body) {
+        Ok(r) => SessionError::Refused { code: r.code(), message: r.message },
+        Err(e) => SessionError::Protocol(e.to_string()),
+    }
+}
+
+/// Waits between attempts: twice as long each time, within bounds, half of it by chance.
+struct Backoff(Duration);
+
+impl Backoff {
+    fn next(&mut self, entropy: &dyn Entropy) -> Duration {
+        let half = self.0 / 2;
+        let chance = Duration::from_nanos(entropy.next_u64() % (half.as_nanos() as u64).max(1));
+        self.0 = (self.0 * 2).min(LONGEST_WAIT);
+        half + chance
+    }
+}
+
+/// Keeps a server's stream connected until it is stopped. `refusal` holds the site's last no.
+pub async fn run_stream(
+    link: Link,
+    server: ServerId,
+    disks: Vec<Disk>,
+    stream: Arc<Stream>,
+    refusal: Arc<parking_lot::Mutex<Option<String>>>,
+) {
+    let mut backoff = Backoff(FIRST_WAIT);
+    while !stream.stopped() {
+        let error = match stream_session(&link, server, &disks, &stream, &refusal, &mut backoff).await {
+            Ok(()) => return,
+            Err(e) => e,
+        };
+        stream.with_sender(|s| s.disconnected());
+        if stream.stopped() {
+            return;
+        }
+        match &error {
+            SessionError::Refused { code, message } if *code != RefuseCode::Shutdown => {
+                tracing::warn!(%server, ?code, "the site refused the stream: {message}");
+                *refusal.lock() = Some(message.clone());
+            }
+            e => tracing::info!(%server, "stream session ended: {e}"),
+        }
+        tokio::select! {
+            () = tokio::time::sleep(backoff.next(&*link.entropy)) => {}
+            () = stopped(&stream) => return,
+        }
+    }
+}
+
+async fn stopped(stream: &Stream) {
+    while !stream.stopped() {
+        stream.writer_wake.notified().await;
+    }
+}
+
+async fn stream_session(
+    link: &Link,
+    server: ServerId,
+    disks: &[Disk],
+    stream: &Stream,
+    refusal: &parking_lot::Mutex<Option<String>>,
+    backoff: &mut Backoff,
+) -> Result<(), SessionError> {
+    let hello = StreamSession {
+        server: server.as_bytes().to_vec(),
+        epoch: stream.epoch().0,
+        disks: disks.to_vec(),
+    };
+    let (tls, welcome) = link.open(hello::Session::Stream(hello)).await?;
+    *backoff = Backoff(FIRST_WAIT);
+    *refusal.lock() = None;
+    let now = stream.clock().wall();
+    stream.with_sender(|s| s.connected(now, Seq(welcome.durable), welcome.has_content));
+    tracing::info!(%server, durable = welcome.durable, "stream connected");
+    let (mut reader, mut writer) = tokio::io::split(tls);
+    tokio::select! {
+        r = read_stream(&mut reader, stream) => r,
+        w = write_stream(&mut writer, stream) => w,
+    }
+}
+
+async fn read_stream(reader: &mut (impl AsyncRead + Unpin), stream: &Stream) -> Result<(), SessionError> {
+    loop {
+        let (kind, body) = tokio::time::timeout(SESSION_SILENCE, read_frame(reader, MAX_FRAME))
+            .await
+            .map_err(|_| SessionError::Silent)??;
+        let outcome = match kind {
+            FrameType::Ack => {
+                let ack = Ack::decode(body).map_err(ShellError::from)?;
+                stream.with_sender(|s| s.ack(ack))
+            }
+            FrameType::Answer => {
+                let answer = Answer::decode(body).map_err(ShellError::from)?;
+                let now = stream.clock().wall();
+                stream.with_sender(|s| s.answered(now, &answer))
+            }
+            FrameType::Refuse => return Err(refused(&body)),
+            other => return Err(SessionError::Protocol(format!("unexpected {other:?}"))),
+        };
+        outcome.map_err(|e| SessionError::Protocol(e.to_string()))?;
+    }
+}
+
+async fn write_stream(writer: &mut (impl AsyncWrite + Unpin), stream: &Stream) -> Result<(), SessionError> {
+    let mut last_ping = Duration::ZERO;
+    loop {
+        if stream.stopped() {
+            writer.shutdown().await.map_err(ShellError::from)?;
+            return Ok(());
+        }
+        let now = stream.clock().monotonic();
+        if now.saturating_sub(last_ping) >= HEARTBEAT_EVERY {
+            last_ping = now;
+            let ping = stream.with_ping();
+            writer.write_all(&ping).await.map_err(ShellError::from)?;
+        }
+        if let Some(frame) = stream.next_frame() {
+            writer.write_all(&frame).await.map_err(ShellError::from)?;
+            continue;
+        }
+        writer.flush().await.map_err(ShellError::from)?;
+        tokio::select! {
+            () = stream.writer_wake.notified() => {}
+            () = tokio::time::sleep(HEARTBEAT_EVERY) => {}
+        }
+    }
+}
+
+/// What the control session exchanges with the rest of the agent.
+pub struct ControlChannel {
+    /// What the site wants captured.
+    pub assignments: mpsc::Sender<Assignments>,
+    /// The newest report.
+    pub report: watch::Receiver<Report>,
+    /// True while a control session is open.
+    pub connected: watch::Sender<bool>,
+}
+
+/// Keeps a control session open until the process ends.
+pub async fn run_control(link: Link, channel: ControlChannel) {
+    let mut backoff = Backoff(FIRST_WAIT);
+    loop {
+        match link.open(hello::Session::Control(ControlSession {})).await {
+            Ok((tls, _)) => {
+                backoff = Backoff(FIRST_WAIT);
+                tracing::info!("connected to the site");
+                let _ = channel.connected.send(true);
+                let ended = control_session(&link, tls, &channel).await;
+                let _ = channel.connected.send(false);
+                if let Err(e) = ended {
+                    tracing::warn!("control session ended: {e}");
+                }
+            }
+            Err(e) => tracing::warn!("{e}"),
+        }
+        tokio::time::sleep(backoff.next(&*link.entropy)).await;
+    }
+}
+
+async fn control_session(
+    link: &Link,
+    tls: TlsStream<TcpStream>,
+    channel: &ControlChannel,
+) -> Result<(), SessionError> {
+    let (mut reader, mut writer) = tokio::io::split(tls);
+    let (answers, mut outgoing) = mpsc::channel::<Control>(16);
+    let mut report = channel.report.clone();
+    let read = async {
+        loop {
+            let (kind, body) = tokio::time::timeout(SESSION_SILENCE, read_frame(&mut reader, MAX_FRAME))
+                .await
+                .map_err(|_| SessionError::Silent)??;
+            match kind {
+                FrameType::Control => {
+                    let message: Control = decode_message(&body).map_err(ShellError::from)?;
+                    handle_control(link, message, channel, &answers).await?;
+                }
+                FrameType::Refuse => return Err(refused(&body)),
+                other => return Err(SessionError::Protocol(format!("unexpected {other:?}"))),
+            }
+        }
+    };
+    let write = async {
+        loop {
+            let message = tokio::select! {
+                Some(m) = outgoing.recv() => m,
+                Ok(()) = report.changed() => {
+                    let report = report.borrow_and_update().clone();
+                    Control { id: 0, body: Some(control::Body::Report(report)) }
+                }
+                () = tokio::time::sleep(HEARTBEAT_EVERY) => Control { id: 0, body: Some(control::Body::Ping(true)) },
+            };
+            let frame = lifeboat_replicate::wire::message_frame(FrameType::Control, &message);
+            write_frame(&mut writer, &frame).await?;
+        }
+    };
+    let renew = async {
+        loop {
+            link.identity.renewal_due().await;
+            if let Some(csr) = link.identity.renewal_request() {
+                let body = control::Body::Renew(lifeboat_replicate::message::Renew { csr });
+                let _ = answers.send(Control { id: 0, body: Some(body) }).await;
+            }
+        }
+    };
+    tokio::select! { r = read => r, w = write => w, () = renew => Ok(()) }
+}
+
+async fn handle_control(
+    link: &Link,
+    message: Control,
+    channel: &ControlChannel,
+    answers: &mpsc::Sender<Control>,
+) -> Result<(), SessionError> {
+    match message.body {
+        Some(control::Body::Assignments(a)) => {
+            channel.assignments.send(a).await.map_err(|_| SessionError::Stopped)?;
+        }
+        Some(control::Body::Probe(probe)) => {
+            let answers = answers.clone();
+            // A probe opens files and sockets; the session goes on meanwhile.
+            tokio::spawn(async move {
+                let result = tokio::task::spawn_blocking(move || crate::supervisor::answer_probe(&probe)).await;
+                if let Ok(result) = result {
+                    let body = Some(control::Body::ProbeResult(result));
+                    let _ = answers.send(Control { id: message.id, body }).await;
+                }
+            });
+        }
+        Some(control::Body::Renewed(r)) if r.error.is_empty() => {
+            if let Err(e) = link.identity.renewed(&r.certificate) {
+                tracing::error!("the renewed certificate cannot be used: {e:#}");
+            }
+        }
+        Some(control::Body::Renewed(r)) => tracing::error!("the site does not renew the certificate: {}", r.error),
+        Some(control::Body::Ping(_)) | None => {}
+        Some(other) => {
+            return Err(SessionError::Protocol(format!("unexpected control message {other:?}")));
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,317 @@
+//! Makes what is captured equal to what the site has assigned.
+//!
+//! The assignments are kept on disk, so that after a restart the captures come up at once, even
+//! while the site is away: a splitter's users must not depend on the far site.
+
+use crate::capture::mirror::{self, MirrorSettings, StopFlag};
+use crate::capture::splitter::{Listen, Splitter, SplitterSettings};
+use crate::capture::{CaptureState, StateCell, probe};
+use crate::identity::{Identity, write_private};
+use crate::session::{Link, run_stream};
+use crate::stream::Stream;
+use anyhow::{Context, Result};
+use lifeboat_api::types::CaptureSpec;
+use lifeboat_base::{Clock, Epoch, ServerId};
+use lifeboat_replicate::message::{
+    Assignment, Assignments, Disk, Failure, Phase, Probe, ProbeResult, Report, ServerReport,
+};
+use lifeboat_replicate::sender;
+use parking_lot::Mutex;
+use prost::Message;
+use std::collections::HashMap;
+use std::fs;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::Duration;
+use tokio::runtime::Handle;
+
+/// How long a splitter waits before it tries again to serve.
+const RETRY: Duration = Duration::from_secs(2);
+
+/// See the module's text.
+pub struct Supervisor {
+    link: Link,
+    clock: Arc<dyn Clock>,
+    runtime: Handle,
+    units: HashMap<ServerId, Unit>,
+    rates: HashMap<ServerId, Rate>,
+}
+
+/// One server under capture.
+struct Unit {
+    assignment: Assignment,
+    stream: Arc<Stream>,
+    state: Arc<StateCell>,
+    stop: Arc<StopFlag>,
+    refusal: Arc<Mutex<Option<String>>>,
+    exports: Vec<String>,
+    capture: JoinHandle<()>,
+    threads: Vec<JoinHandle<()>>,
+    session: tokio::task::JoinHandle<()>,
+}
+
+/// Bytes per second over the last few seconds.
+#[derive(Default)]
+struct Rate {
+    at: Duration,
+    done: u64,
+    rate: u64,
+}
+
+impl Supervisor {
+    pub fn new(link: Link, clock: Arc<dyn Clock>, runtime: Handle) -> Self {
+        Self { link, clock, runtime, units: HashMap::new(), rates: HashMap::new() }
+    }
+
+    fn cache(&self) -> PathBuf {
+        self.link.identity.dir().join("assignments.bin")
+    }
+
+    /// Starts what was assigned before the restart.
+    pub fn restore(&mut self) {
+        let Ok(bytes) = fs::read(self.cache()) else { return };
+        match Assignments::decode(&bytes[..]) {
+            Ok(a) => self.apply(a, false),
+            Err(e) => tracing::warn!("the stored assignments are damaged and left aside: {e}"),
+        }
+    }
+
+    /// Starts, restarts and stops captures until they equal the assignments.
+    pub fn apply(&mut self, assignments: Assignments, store: bool) {
+        if store && let Err(e) = write_private(&self.cache(), &assignments.encode_to_vec()) {
+            tracing::warn!("the assignments cannot be stored: {e:#}");
+        }
+        let mut wanted = HashMap::new();
+        for a in assignments.servers {
+            match ServerId::from_slice(&a.server) {
+                Ok(id) => drop(wanted.insert(id, a)),
+                Err(e) => tracing::warn!("an assignment is ignored: {e}"),
+            }
+        }
+        let over: Vec<ServerId> =
+            self.units.iter().filter(|(id, u)| wanted.get(id) != Some(&u.assignment)).map(|(id, _)| *id).collect();
+        for id in over {
+            if let Some(unit) = self.units.remove(&id) {
+                tracing::info!(server = unit.assignment.name, "capture stops");
+                unit.stop();
+            }
+        }
+        for (id, a) in wanted {
+            if !self.units.contains_key(&id) {
+                tracing::info!(server = a.name, epoch = a.epoch, "capture starts");
+                match self.start(id, a) {
+                    Ok(unit) => drop(self.units.insert(id, unit)),
+                    Err(e) => tracing::error!("the capture cannot start: {e:#}"),
+                }
+            }
+        }
+    }
+
+    fn start(&self, id: ServerId, assignment: Assignment) -> Result<Unit> {
+        let spec: CaptureSpec =
+            serde_json::from_str(&assignment.capture).context("the assignment's capture is not understood")?;
+        let sizes: Vec<u64> = assignment.disks.iter().map(|d| d.size).collect();
+        let stream = Stream::new(Arc::clone(&self.clock), Epoch(assignment.epoch), &sizes);
+        let state = Arc::new(StateCell::default());
+        let stop = Arc::new(StopFlag::default());
+        let (capture, exports) = self.capture(id, &assignment, &spec, &stream, &state, &stop)?;
+        let threads = stream.start()?;
+        let refusal = Arc::new(Mutex::new(None));
+        let session = self.runtime.spawn(run_stream(
+            self.link.clone(),
+            id,
+            assignment.disks.clone(),
+            Arc::clone(&stream),
+            Arc::clone(&refusal),
+        ));
+        Ok(Unit { assignment, stream, state, stop, refusal, exports, capture, threads, session })
+    }
+
+    fn capture(
+        &self,
+        id: ServerId,
+        assignment: &Assignment,
+        spec: &CaptureSpec,
+        stream: &Arc<Stream>,
+        state: &Arc<StateCell>,
+        stop: &Arc<StopFlag>,
+    ) -> Result<(JoinHandle<()>, Vec<String>)> {
+        let run = self.link.identity.dir().join("run");
+        fs::create_dir_all(&run).with_context(|| format!("cannot create {}", run.display()))?;
+        // Short names: a Unix socket's path holds 107 bytes.
+        let short: String = id.0.simple().to_string().chars().take(12).collect();
+        let thread = std::thread::Builder::new().name(format!("capture-{}", assignment.name));
+        let (stream, state, stop, clock) =
+            (Arc::clone(stream), Arc::clone(state), Arc::clone(stop), Arc::clone(&self.clock));
+        match spec {
+            CaptureSpec::Mirror { qmp, .. } => {
+                let settings = MirrorSettings {
+                    qmp: qmp.into(),
+                    disks: assignment.disks.iter().map(|d| (d.name.clone(), d.size)).collect(),
+                    sink: run.join(format!("{short}.sink")),
+                    export: run.join(format!("{short}.read")),
+                };
+                Ok((thread.spawn(move || mirror::run(&settings, &stream, &clock, &state, &stop))?, Vec::new()))
+            }
+            CaptureSpec::Splitter { paths, listen } => {
+                let listen = match listen {
+                    Some(l) => Listen::parse(l)?,
+                    None => Listen::Unix(run.join(format!("{}.nbd", assignment.name))),
+                };
+                let tls = match listen {
+                    Listen::Tcp(_) => Some(self.link.identity.server_tls()?),
+                    Listen::Unix(_) => None,
+                };
+                let exports = (0..paths.len()).map(|i| listen.uri(&format!("disk{i}"))).collect();
+                let settings = SplitterSettings {
+                    paths: paths.iter().map(PathBuf::from).collect(),
+                    sizes: assignment.disks.iter().map(|d| d.size).collect(),
+                    listen,
+                    tls,
+                };
+                Ok((thread.spawn(move || serve_splitter(&settings, &stream, &clock, &state, &stop))?, exports))
+            }
+        }
+    }
+
+    /// How everything is doing.
+    pub fn report(&mut self) -> Report {
+        let now = self.clock.monotonic();
+        self.rates.retain(|id, _| self.units.contains_key(id));
+        let servers = self
+            .units
+            .iter()
+            .map(|(id, u)| {
+                let s = u.stream.status();
+                let rate = self.rates.entry(*id).or_default();
+                let elapsed = now.saturating_sub(rate.at);
+                if elapsed >= Duration::from_secs(1) {
+                    let done = s.done_bytes.saturating_sub(rate.done);
+                    rate.rate = (done as f64 / elapsed.as_secs_f64()) as u64;
+                    *rate = Rate { at: now, done: s.done_bytes, rate: rate.rate };
+                }
+                let capture = u.state.get();
+                let stalled = match (&capture, u.refusal.lock().clone()) {
+                    (_, Some(no)) => no,
+                    (c, None) => c.reason(),
+                };
+                ServerReport {
+                    server: id.as_bytes().to_vec(),
+                    capture: capture.name(),
+                    stalled,
+                    phase: phase(s.phase) as i32,
+                    total_bytes: s.total_bytes,
+                    done_bytes: s.done_bytes,
+                    sent_bytes: s.sent_bytes,
+                    rate: rate.rate,
+                    disks: u.assignment.disks.clone(),
+                    exports: u.exports.clone(),
+                    lag_bytes: s.lag_bytes,
+                }
+            })
+            .collect();
+        Report { servers }
+    }
+
+    /// Detaches everything, leaving nothing in any machine.
+    pub fn stop_all(&mut self) {
+        for (_, unit) in self.units.drain() {
+            unit.stop();
+        }
+    }
+}
+
+impl Unit {
+    fn stop(self) {
+        self.stop.set();
+        if self.capture.join().is_err() {
+            tracing::error!("the capture's thread died");
+        }
+        self.stream.stop();
+        for t in self.threads {
+            if t.join().is_err() {
+                tracing::error!("a stream's thread died");
+            }
+        }
+        self.session.abort();
+    }
+}
+
+fn phase(p: sender::Phase) -> Phase {
+    match p {
+        sender::Phase::Idle => Phase::Idle,
+        sender::Phase::Scan => Phase::Scan,
+        sender::Phase::Full => Phase::Full,
+        sender::Phase::Resync => Phase::Resync,
+        sender::Phase::Live => Phase::Live,
+    }
+}
+
+/// Serves a splitter until it is stopped; a source or address that is not to be had is awaited.
+fn serve_splitter(
+    settings: &SplitterSettings,
+    stream: &Arc<Stream>,
+    clock: &Arc<dyn Clock>,
+    state: &StateCell,
+    stop: &StopFlag,
+) {
+    while !stop.is_set() {
+        match Splitter::start(settings, stream, clock, state) {
+            Ok(splitter) => {
+                while !stop.wait(Duration::from_secs(3600)) {}
+                splitter.stop(stream, state);
+            }
+            Err(e) => {
+                state.set(CaptureState::Stalled(e.to_string()));
+                stop.wait(RETRY);
+            }
+        }
+    }
+}
+
+/// Carries out a probe the site asks for.
+pub fn answer_probe(request: &Probe) -> ProbeResult {
+    let failed = |message: String, hint: String, invalid| ProbeResult {
+        disks: Vec::new(),
+        error: Some(Failure { message, hint, invalid }),
+    };
+    let spec: CaptureSpec = match serde_json::from_str(&request.capture) {
+        Ok(s) => s,
+        Err(e) => {
+            return failed(
+                format!("this agent does not understand the capture: {e}"),
+                "bring agent and site to the same version".into(),
+                true,
+            );
+        }
+    };
+    match probe::probe(&spec) {
+        Ok(disks) => ProbeResult {
+            disks: disks
+                .into_iter()
+                .map(|d| Disk { index: u32::from(d.index), name: d.name, size: d.size })
+                .collect(),
+            error: None,
+        },
+        Err(e) => failed(e.message, e.hint, e.invalid),
+    }
+}
+
+/// Whether an identity's directory is in use by a running agent: holds the lock while it lives.
+///
+/// # Errors
+/// When another agent runs on this directory.
+pub fn lock_directory(identity: &Identity) -> Result<fs::File> {
+    let path = identity.dir().join("lock");
+    let file = fs::OpenOptions::new()
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .open(&path)
+        .with_context(|| format!("cannot open {}", path.display()))?;
+    file.try_lock().map_err(|_| {
+        anyhow::anyhow!("an agent runs on {} already; stop that one first", identity.dir().display())
+    })?;
+    Ok(file)
+}

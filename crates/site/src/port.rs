@@ -1,0 +1,553 @@
+//! The site as control sees it.
+
+use crate::launch::{Check, Forward, RunDisk, RunHandle, RunSpec};
+use crate::server::{Job, No, OpenServer, ServerCell};
+use crate::{Site, errors};
+use async_trait::async_trait;
+use lifeboat_api::port::{AgentRuntime, PortError, RunRequest, RunStatus, ServerSpec, SitePort};
+use lifeboat_api::types::{
+    CaptureSpec, CheckResult, DiskInfo, ErrorCode, ForwardInfo, Health, Mount, PointInfo, PointKind, RunKind,
+    ServerRuntime, SyncPhase, SyncProgress,
+};
+use lifeboat_base::point::PointSpec;
+use lifeboat_base::{AgentId, PointId, RunId, ServerId};
+use lifeboat_block::BarrierKind;
+use lifeboat_journal::PointQuery;
+use lifeboat_replicate::message::{Phase, RefuseCode};
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+use tokio::sync::oneshot;
+
+/// How long an agent may take to look at a capture.
+const PROBE: Duration = Duration::from_secs(20);
+/// RPO past which replication is called late.
+const LATE: Duration = Duration::from_secs(15);
+/// Silence of the agent past which a person is called for.
+const LOST: Duration = Duration::from_secs(120);
+/// How long a failover's guest gets to turn itself off when it is thrown away.
+const POWER_DOWN: Duration = Duration::from_secs(20);
+
+pub(crate) fn point_info(p: &lifeboat_journal::PointInfo) -> PointInfo {
+    PointInfo {
+        id: p.id,
+        time: p.source_time,
+        received: p.site_time,
+        kind: match p.kind {
+            BarrierKind::Crash => PointKind::Crash,
+            BarrierKind::Filesystem => PointKind::Filesystem,
+            BarrierKind::Application => PointKind::Application,
+        },
+        bytes_since: p.bytes_since_previous,
+    }
+}
+
+async fn blocking<T: Send + 'static>(f: impl FnOnce() -> Result<T, PortError> + Send + 'static) -> Result<T, PortError> {
+    tokio::task::spawn_blocking(f)
+        .await
+        .unwrap_or_else(|e| Err(PortError::new(ErrorCode::Internal, format!("an internal task died: {e}"))))
+}
+
+impl Site {
+    fn held(&self, server: ServerId) -> Result<Arc<ServerCell>, PortError> {
+        self.cell(server).ok_or_else(|| PortError::new(ErrorCode::NotFound, "this site holds no such server"))
+    }
+
+    pub(crate) fn server_dir(&self, server: ServerId) -> PathBuf {
+        self.config.dir.join("servers").join(server.to_string())
+    }
+
+    fn run_dir(&self, run: RunId) -> PathBuf {
+        self.config.dir.join("runs").join(run.to_string())
+    }
+
+    fn run_mount(run: RunId) -> String {
+        format!("run-{}", run.0.simple())
+    }
+
+    fn handle(&self, run: RunId) -> RunHandle {
+        self.launcher.handle(&self.run_dir(run))
+    }
+
+    fn spec_of(&self, text: &str) -> Result<PointSpec, PortError> {
+        PointSpec::parse(text, self.clock.wall(), &self.config.zone).map_err(|e| errors::bad_point(&e))
+    }
+
+    /// The moment a bound of a listing means.
+    fn moment(&self, cell: &ServerCell, text: &str) -> Result<lifeboat_base::WallTime, PortError> {
+        Ok(match self.spec_of(text)? {
+            PointSpec::At(t) => t,
+            other => cell.reader.resolve(&other).map_err(|e| errors::point(&e))?.source_time,
+        })
+    }
+
+    async fn push_assignments(&self, agent: AgentId) {
+        let link = self.sessions.agents.lock().get(&agent).cloned();
+        if let Some(link) = link {
+            link.assign(self.assignments(agent)).await;
+        }
+    }
+
+    async fn open_server(self: &Arc<Self>, spec: &ServerSpec) -> Result<Arc<ServerCell>, PortError> {
+        let _opening = self.opening.lock().await;
+        if let Some(cell) = self.cell(spec.id) {
+            return Ok(cell);
+        }
+        let (site, spec) = (Arc::clone(self), spec.clone());
+        blocking(move || {
+            let dir = site.server_dir(spec.id).join("journal");
+            fs::create_dir_all(&dir)
+                .map_err(|e| PortError::new(ErrorCode::Unavailable, format!("cannot make {}: {e}", dir.display())))?;
+            let cell = ServerCell::open(&OpenServer {
+                dir: &dir,
+                key: site.config.journal_key.clone(),
+                spec: &spec,
+                clock: Arc::clone(&site.clock),
+                entropy: Arc::clone(&site.entropy),
+            })
+            .map_err(|e| errors::journal(&e))?;
+            for damage in &cell.opened.damage {
+                tracing::error!(server = spec.name, "journal: {damage}");
+                site.note("journal.damaged", &spec.name, "found", &damage.to_string());
+            }
+            site.cells.write().insert(spec.id, Arc::clone(&cell));
+            Ok(cell)
+        })
+        .await
+    }
+
+    fn health(&self, cell: &ServerCell, connected: bool, rpo: Option<Duration>, live: bool) -> (Health, Option<String>) {
+        let spec = cell.spec.read();
+        if !spec.active {
+            return (Health::Unknown, None);
+        }
+        let m = cell.measured.lock();
+        let report = m.report.as_ref();
+        if let Some(fault) = &m.fault {
+            return (Health::Stalled, Some(fault.clone()));
+        }
+        let reason = report.map(|r| r.stalled.clone()).filter(|s| !s.is_empty());
+        let capture_stalled = report.is_some_and(|r| r.capture == "stalled");
+        let agent_here = self.sessions.agents.lock().contains_key(&spec.agent);
+        let age = rpo.unwrap_or_default();
+        if !agent_here {
+            let text = "the agent is not connected: look at its host and at 'lifeboat-agent status' there";
+            let health = if age > LOST || rpo.is_none() { Health::Stalled } else { Health::Lag };
+            return (health, Some(text.into()));
+        }
+        if capture_stalled {
+            return (Health::Stalled, reason);
+        }
+        if rpo.is_none() {
+            return (Health::Unknown, reason);
+        }
+        if connected && live && age <= LATE && reason.is_none() {
+            return (Health::Ready, None);
+        }
+        let why = reason.unwrap_or_else(|| {
+            if connected { "catching up with the source; this heals itself".into() } else { "the stream is reconnecting".into() }
+        });
+        (if age > LOST && !connected { Health::Stalled } else { Health::Lag }, Some(why))
+    }
+}
+
+fn sync_progress(r: &lifeboat_replicate::message::ServerReport) -> Option<SyncProgress> {
+    let phase = match Phase::try_from(r.phase).unwrap_or(Phase::Idle) {
+        Phase::Idle | Phase::Live => return None,
+        Phase::Scan => SyncPhase::Scan,
+        Phase::Full => SyncPhase::Full,
+        Phase::Resync => SyncPhase::Resync,
+    };
+    let left = r.total_bytes.saturating_sub(r.done_bytes);
+    Some(SyncProgress {
+        phase,
+        total_bytes: r.total_bytes,
+        done_bytes: r.done_bytes,
+        sent_bytes: r.sent_bytes,
+        rate: r.rate,
+        eta_seconds: left.checked_div(r.rate),
+    })
+}
+
+/// The site as a [`SitePort`]; cheap to clone.
+#[derive(Clone)]
+pub struct SiteHandle(pub Arc<Site>);
+
+impl std::ops::Deref for SiteHandle {
+    type Target = Arc<Site>;
+    fn deref(&self) -> &Arc<Site> {
+        &self.0
+    }
+}
+
+#[async_trait]
+impl SitePort for SiteHandle {
+    fn agents(&self) -> Vec<AgentRuntime> {
+        let agents = self.sessions.agents.lock();
+        agents
+            .iter()
+            .map(|(id, l)| AgentRuntime {
+                id: *id,
+                address: l.address.clone(),
+                version: l.version.clone(),
+                since: l.since,
+            })
+            .collect()
+    }
+
+    fn disconnect_agent(&self, agent: AgentId) {
+        self.sessions.cut_agent(agent, &No::new(RefuseCode::NotAssigned, "the site disconnected this agent"));
+    }
+
+    async fn probe_capture(&self, agent: AgentId, capture: &CaptureSpec) -> Result<Vec<DiskInfo>, PortError> {
+        let link = self.sessions.agents.lock().get(&agent).cloned();
+        let link = link.ok_or_else(|| {
+            PortError::new(ErrorCode::Unavailable, "the agent is not connected")
+                .hint("start it on its host: lifeboat-agent run")
+        })?;
+        let text = serde_json::to_string(capture).map_err(|e| PortError::new(ErrorCode::Invalid, e.to_string()))?;
+        let Some(result) = link.probe(self.sessions.next_id(), text, PROBE).await else {
+            return Err(PortError::new(ErrorCode::Unavailable, format!("the agent did not answer within {PROBE:?}"))
+                .hint("look at its log"));
+        };
+        if let Some(e) = result.error {
+            let code = if e.invalid { ErrorCode::Invalid } else { ErrorCode::Unavailable };
+            let error = PortError::new(code, e.message);
+            return Err(if e.hint.is_empty() { error } else { error.hint(e.hint) });
+        }
+        Ok(result
+            .disks
+            .into_iter()
+            .map(|d| DiskInfo { index: d.index as u16, name: d.name, size: d.size })
+            .collect())
+    }
+
+    async fn ensure_server(&self, spec: &ServerSpec) -> Result<(), PortError> {
+        let cell = self.open_server(spec).await?;
+        let old = {
+            let mut held = cell.spec.write();
+            if spec.epoch < held.epoch || spec.epoch < cell.reader.epoch() {
+                let text = format!("epoch {} is over: the journal is at epoch {}", spec.epoch, cell.reader.epoch());
+                return Err(PortError::new(ErrorCode::Conflict, text));
+            }
+            std::mem::replace(&mut *held, spec.clone())
+        };
+        if cell.reader.epoch() < spec.epoch {
+            let (reply, done) = oneshot::channel();
+            let gone = || PortError::new(ErrorCode::Unavailable, "the server's journal is closed");
+            cell.jobs.send(Job::SetEpoch { epoch: spec.epoch, reply }).await.map_err(|_| gone())?;
+            done.await.map_err(|_| gone())?.map_err(|e| errors::journal(&e))?;
+        }
+        if !spec.active || spec.agent != old.agent || spec.epoch != old.epoch {
+            self.sessions.cut_stream(spec.id, &No::new(RefuseCode::NotAssigned, "replication of this server stopped"));
+        }
+        self.push_assignments(spec.agent).await;
+        if old.agent != spec.agent {
+            self.push_assignments(old.agent).await;
+        }
+        Ok(())
+    }
+
+    async fn forget_server(&self, server: ServerId) -> Result<(), PortError> {
+        let cell = self.cells.write().remove(&server);
+        if let Some(cell) = cell {
+            self.sessions.cut_stream(server, &No::new(RefuseCode::NotAssigned, "this server was deleted"));
+            let agent = cell.spec.read().agent;
+            self.push_assignments(agent).await;
+            cell.stop().await;
+        }
+        let site = Arc::clone(&self.0);
+        blocking(move || {
+            for id in site.mounts.of_server(server) {
+                site.mounts.remove(&id);
+            }
+            let dir = site.server_dir(server);
+            match fs::remove_dir_all(&dir) {
+                Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
+                    Err(PortError::new(ErrorCode::Unavailable, format!("cannot delete {}: {e}", dir.display())))
+                }
+                _ => Ok(()),
+            }
+        })
+        .await
+    }
+
+    fn runtime(&self, server: ServerId) -> Option<ServerRuntime> {
+        let cell = self.cell(server)?;
+        let m = cell.measured.lock().clone();
+        let usage = cell.reader.usage();
+        let now = self.clock.wall();
+        let rpo = usage.newest.as_ref().and_then(|_| cell.rpo(now));
+        let connected = m.session.is_some();
+        let (health, reason) = self.health(&cell, connected, rpo, m.live);
+        let report = m.report.filter(|_| cell.spec.read().active);
+        Some(ServerRuntime {
+            connected,
+            health,
+            reason,
+            capture: report.as_ref().map(|r| r.capture.clone()).unwrap_or_default(),
+            sync: report.as_ref().and_then(sync_progress),
+            rpo_ms: rpo.map(|d| d.as_millis() as u64),
+            lag_bytes: report.as_ref().map_or(m.lag_bytes, |r| r.lag_bytes),
+            received_bytes: cell.received.load(Ordering::Relaxed),
+            content_bytes: cell.content.load(Ordering::Relaxed),
+            journal_bytes: usage.bytes,
+            latest: usage.newest.as_ref().map(point_info),
+            oldest: usage.oldest.as_ref().map(point_info),
+            disks: cell.spec.read().disks.clone(),
+            exports: report.map(|r| r.exports).unwrap_or_default(),
+        })
+    }
+
+    async fn points(
+        &self,
+        server: ServerId,
+        from: Option<&str>,
+        to: Option<&str>,
+        limit: usize,
+    ) -> Result<Vec<PointInfo>, PortError> {
+        let cell = self.held(server)?;
+        let from = from.map(|t| self.moment(&cell, t)).transpose()?;
+        let to = to.map(|t| self.moment(&cell, t)).transpose()?;
+        let points = cell.reader.points(&PointQuery { from, to, limit, sampled: true });
+        Ok(points.iter().map(point_info).collect())
+    }
+
+    async fn resolve_point(&self, server: ServerId, point: &str) -> Result<PointInfo, PortError> {
+        let cell = self.held(server)?;
+        let spec = self.spec_of(point)?;
+        cell.reader.resolve(&spec).map(|p| point_info(&p)).map_err(|e| errors::point(&e))
+    }
+
+    async fn mount(
+        &self,
+        server: ServerId,
+        name: &str,
+        point: PointId,
+        writable: bool,
+    ) -> Result<Mount, PortError> {
+        let id = format!("{:08x}", self.entropy.next_u64() as u32);
+        let point = self.resolve_point(server, &point.to_string()).await?;
+        let mount = Mount { id, server: name.into(), point, writable, disks: Vec::new() };
+        self.serve_mount(server, mount, false).await
+    }
+
+    async fn unmount(&self, mount: &str) -> Result<(), PortError> {
+        if mount.starts_with("run-") {
+            return Err(PortError::new(ErrorCode::Conflict, "this mount carries a run").hint("clean the run up instead"));
+        }
+        if self.mounts.get(mount).is_none() {
+            return Err(PortError::new(ErrorCode::NotFound, format!("there is no mount '{mount}'"))
+                .hint("list them: lifeboat mounts"));
+        }
+        let (site, mount) = (Arc::clone(&self.0), mount.to_owned());
+        blocking(move || {
+            site.mounts.remove(&mount);
+            Ok(())
+        })
+        .await
+    }
+
+    fn mounts(&self) -> Vec<Mount> {
+        self.mounts.list()
+    }
+
+    async fn prepare_run(&self, run: &RunRequest) -> Result<(), PortError> {
+        let point = self.resolve_point(run.server, &run.point.to_string()).await?;
+        let id = Site::run_mount(run.run);
+        let mount = Mount { id, server: run.server_name.clone(), point, writable: false, disks: Vec::new() };
+        self.serve_mount(run.server, mount, true).await.map(drop)
+    }
+
+    async fn launch(&self, run: &RunRequest) -> Result<RunStatus, PortError> {
+        self.prepare_run(run).await?;
+        let (site, request) = (Arc::clone(&self.0), run.clone());
+        blocking(move || {
+            let spec = site.run_spec(&request)?;
+            site.launcher.launch(&spec).map_err(|e| errors::launch(&e))?;
+            Ok(())
+        })
+        .await?;
+        self.run_status(run.run).await
+    }
+
+    async fn run_status(&self, run: RunId) -> Result<RunStatus, PortError> {
+        let handle = self.handle(run);
+        blocking(move || {
+            let record = handle.record().map_err(|e| errors::launch(&e))?;
+            let state = handle.state().map_err(|e| errors::launch(&e))?;
+            let hydrated = handle.hydrate_progress().map_or(0, |h| h.percent);
+            Ok(RunStatus {
+                alive: state.alive(),
+                detail: state.to_string(),
+                acceleration: format!("{} ({})", record.accel.kind.name(), record.accel.reason),
+                forwards: record
+                    .forwards
+                    .iter()
+                    .map(|f| ForwardInfo {
+                        guest_port: f.guest_port,
+                        address: format!("127.0.0.1:{}", f.host_port),
+                    })
+                    .collect(),
+                directory: handle.paths().dir().display().to_string(),
+                started: record.started,
+                hydrated_percent: hydrated,
+            })
+        })
+        .await
+    }
+
+    fn parse_check(&self, check: &str) -> Result<Vec<u16>, PortError> {
+        let check: Check = check.parse().map_err(|e: crate::launch::CheckSyntax| {
+            PortError::new(ErrorCode::Invalid, e.to_string())
+        })?;
+        Ok(check.ports())
+    }
+
+    async fn check(&self, run: RunId, check: &str, deadline: Duration) -> CheckResult {
+        let handle = self.handle(run);
+        let text = check.to_owned();
+        let failed = |detail: String| CheckResult { check: check.into(), passed: false, detail, took_ms: 0 };
+        let parsed: Check = match check.parse() {
+            Ok(c) => c,
+            Err(e) => return failed(format!("{e}")),
+        };
+        let cancel = Arc::clone(&self.cancel);
+        match tokio::task::spawn_blocking(move || handle.check(&parsed, deadline, &cancel)).await {
+            Ok(r) => r,
+            Err(e) => failed(format!("check '{text}' died: {e}")),
+        }
+    }
+
+    async fn post_script(&self, run: RunId, script: &str, deadline: Duration) -> CheckResult {
+        let handle = self.handle(run);
+        let path = PathBuf::from(script);
+        match tokio::task::spawn_blocking(move || handle.post_script(&path, deadline)).await {
+            Ok(r) => r,
+            Err(e) => CheckResult { check: script.into(), passed: false, detail: e.to_string(), took_ms: 0 },
+        }
+    }
+
+    async fn screenshot(&self, run: RunId) -> Result<Vec<u8>, PortError> {
+        let handle = self.handle(run);
+        blocking(move || match handle.screenshot() {
+            Ok(png) => Ok(png),
+            // The last picture, when there is one.
+            Err(e) => fs::read(handle.paths().screen()).map_err(|_| errors::launch(&e)),
+        })
+        .await
+    }
+
+    async fn serial(&self, run: RunId, bytes: usize) -> Result<Vec<u8>, PortError> {
+        let handle = self.handle(run);
+        blocking(move || handle.serial_tail(bytes).map_err(|e| errors::launch(&e))).await
+    }
+
+    async fn hydrate(&self, run: RunId) -> Result<(), PortError> {
+        let handle = self.handle(run);
+        blocking(move || handle.hydrate_start(0).map_err(|e| errors::launch(&e))).await
+    }
+
+    async fn destroy_run(&self, run: RunId, keep_logs: bool) -> Result<(), PortError> {
+        let (site, handle) = (Arc::clone(&self.0), self.handle(run));
+        blocking(move || {
+            let graceful = match handle.record() {
+                Ok(r) if !r.spec.disposable => POWER_DOWN,
+                _ => Duration::ZERO,
+            };
+            if handle.paths().record().exists() {
+                handle.stop(graceful).map_err(|e| errors::launch(&e))?;
+            }
+            handle.cleanup(keep_logs).map_err(|e| errors::launch(&e))?;
+            site.mounts.remove(&Site::run_mount(run));
+            Ok(())
+        })
+        .await
+    }
+
+    async fn release_run(&self, run: RunId) -> Result<(), PortError> {
+        let (site, handle) = (Arc::clone(&self.0), self.handle(run));
+        blocking(move || {
+            let progress = handle.hydrate_progress().map_err(|e| errors::launch(&e))?;
+            if !progress.complete() {
+                let text = format!("{} % of the run's disks are its own", progress.percent);
+                return Err(PortError::new(ErrorCode::Conflict, text).hint("wait until hydration is over"));
+            }
+            site.mounts.remove(&Site::run_mount(run));
+            Ok(())
+        })
+        .await
+    }
+
+    fn disk_space(&self) -> (u64, u64) {
+        disk_space(&self.config.dir)
+    }
+}
+
+fn disk_space(dir: &Path) -> (u64, u64) {
+    match nix::sys::statvfs::statvfs(dir) {
+        Ok(s) => {
+            let unit = s.fragment_size();
+            (s.blocks_available() * unit, s.blocks() * unit)
+        }
+        Err(_) => (0, 0),
+    }
+}
+
+impl Site {
+    pub(crate) async fn serve_mount(
+        self: &Arc<Self>,
+        server: ServerId,
+        mount: Mount,
+        keep: bool,
+    ) -> Result<Mount, PortError> {
+        let cell = self.held(server)?;
+        let site = Arc::clone(self);
+        blocking(move || {
+            let names: Vec<String> = cell.spec.read().disks.iter().map(|d| d.name.clone()).collect();
+            let id = mount.id.clone();
+            let mount = site.mounts.serve(&cell.reader, server, mount, &names)?;
+            if keep && let Err(e) = site.mounts.keep(&id) {
+                site.mounts.remove(&id);
+                return Err(e);
+            }
+            Ok(mount)
+        })
+        .await
+    }
+
+    fn run_spec(&self, r: &RunRequest) -> Result<RunSpec, PortError> {
+        let dir = self.run_dir(r.run);
+        let mount = self
+            .mounts
+            .get(&Site::run_mount(r.run))
+            .ok_or_else(|| PortError::new(ErrorCode::Internal, "the run's point is not mounted"))?;
+        let mut spec = RunSpec::new(r.run, &r.server_name, &dir);
+        spec.server.clone_from(&r.server_name);
+        spec.point = r.point.to_string();
+        spec.disks = mount
+            .disks
+            .iter()
+            .map(|d| RunDisk {
+                nbd_socket: PathBuf::from(&d.socket),
+                export: String::new(),
+                size: d.size,
+                overlay: dir.join(format!("disk{}.qcow2", d.index)),
+            })
+            .collect();
+        spec.cpus = r.launch.cpus;
+        spec.memory_mib = r.launch.memory_mib;
+        spec.bus = r.launch.bus;
+        spec.network = r.launch.network.clone();
+        spec.firmware = r.launch.firmware;
+        spec.mac.clone_from(&r.launch.mac);
+        let mut ports: Vec<u16> = r.launch.ports.iter().chain(&r.check_ports).copied().collect();
+        ports.sort_unstable();
+        ports.dedup();
+        spec.forwards = ports.into_iter().map(|guest_port| Forward { guest_port, host_port: None }).collect();
+        spec.disposable = r.kind == RunKind::Drill;
+        Ok(spec)
+    }
+}
