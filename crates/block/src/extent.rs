@@ -73,7 +73,7 @@ impl<V: Piece> ExtentMap<V> {
     }
 
     /// Builds a map from a history of inserts, oldest first. Quicker than inserting one by one.
-    pub fn from_history(items: Vec<HistoryItem<V>>) -> Self {
+    pub fn from_history(items: &[HistoryItem<V>]) -> Self {
         // A BTreeMap is built from sorted keys in one pass.
         let map = ExtentTable::build(items, |_| true)
             .iter()

@@ -27,7 +27,7 @@ pub struct ExtentTable<V> {
 impl<V: Piece> ExtentTable<V> {
     /// Applies a history, oldest first. Extents whose value `keep` refuses hide what is below them and then
     /// leave a gap, which is how zeros and trims cost nothing.
-    pub fn build(items: Vec<HistoryItem<V>>, keep: impl Fn(&V) -> bool) -> Self {
+    pub fn build(items: &[HistoryItem<V>], keep: impl Fn(&V) -> bool) -> Self {
         let mut order: Vec<u32> = (0..u32::try_from(items.len()).unwrap_or(u32::MAX)).collect();
         order.sort_unstable_by_key(|&i| (items[i as usize].offset, i));
         let mut table = Self { slots: Vec::with_capacity(items.len()) };

@@ -84,7 +84,7 @@ proptest! {
                 Op::Remove(at, len) => HistoryItem { offset: *at, len: *len, value: u64::MAX / 2 },
             })
             .collect::<Vec<_>>();
-        let table = ExtentTable::build(history.clone(), |v| *v < u64::MAX / 2);
+        let table = ExtentTable::build(&history, |v| *v < u64::MAX / 2);
         let want = model(&ops);
         let len = len.min(SPACE - from);
         prop_assert_eq!(spread(table.iter_range(0, SPACE), 0), want.clone());
@@ -93,14 +93,14 @@ proptest! {
             want[from as usize..(from + len) as usize].to_vec()
         );
         let inserts: Vec<_> = ops.iter().filter(|o| matches!(o, Op::Insert(..))).cloned().collect();
-        let history = inserts
+        let history: Vec<_> = inserts
             .iter()
             .enumerate()
             .map(|(n, op)| match op {
                 Op::Insert(at, len) | Op::Remove(at, len) => HistoryItem { offset: *at, len: *len, value: value(n) },
             })
             .collect();
-        prop_assert_eq!(spread(ExtentMap::from_history(history).iter_range(0, SPACE), 0), model(&inserts));
+        prop_assert_eq!(spread(ExtentMap::from_history(&history).iter_range(0, SPACE), 0), model(&inserts));
     }
 }
 
@@ -117,7 +117,7 @@ fn ranges_at_the_end_of_the_address_space_do_not_overflow() {
 
 #[test]
 fn a_long_extent_becomes_several_slots_that_read_as_one() {
-    let table = ExtentTable::build(vec![HistoryItem { offset: 10, len: 5 << 31, value: 0u64 }], |_| true);
+    let table = ExtentTable::build(&[HistoryItem { offset: 10, len: 5 << 31, value: 0u64 }], |_| true);
     assert_eq!(table.len(), 5);
     let run = table.iter_range(10 + (3 << 31) + 77, 1).next().unwrap();
     assert_eq!(run.value, Some((3 << 31) + 77));

@@ -1,0 +1,203 @@
+//! Finding recovery points.
+
+use crate::check::CheckReport;
+use crate::device::PointDevice;
+use crate::error::{JournalError, PointError};
+use crate::index::Barrier;
+use crate::state::{DiskInfo, Shared};
+use lifeboat_base::{DiskId, Epoch, PointId, PointSpec, Seq, WallTime};
+use lifeboat_block::BarrierKind;
+use std::sync::Arc;
+
+/// A recovery point.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PointInfo {
+    pub id: PointId,
+    /// The source's clock when the barrier was cut.
+    pub source_time: WallTime,
+    /// This site's clock when the barrier arrived.
+    pub site_time: WallTime,
+    pub kind: BarrierKind,
+    /// Bytes of data written since the point listed before this one in time.
+    pub bytes_since_previous: u64,
+}
+
+/// Which points to list. Times are the source's.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PointQuery {
+    /// Not older than this.
+    pub from: Option<WallTime>,
+    /// Not newer than this.
+    pub to: Option<WallTime>,
+    /// At most this many.
+    pub limit: usize,
+    /// Spread the points over the whole window instead of listing the newest ones.
+    pub sampled: bool,
+}
+
+impl Default for PointQuery {
+    fn default() -> Self {
+        Self { from: None, to: None, limit: 100, sampled: true }
+    }
+}
+
+/// How much there is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Usage {
+    /// Bytes of all segments.
+    pub bytes: u64,
+    pub segments: usize,
+    pub records: u64,
+    pub points: usize,
+    pub oldest: Option<PointInfo>,
+    pub newest: Option<PointInfo>,
+    /// Damage known so far.
+    pub damaged: usize,
+}
+
+/// Reads a journal while its writer writes. Cheap to clone.
+#[derive(Clone)]
+pub struct JournalReader {
+    shared: Arc<Shared>,
+}
+
+fn info(b: &Barrier) -> PointInfo {
+    PointInfo {
+        id: b.id(),
+        source_time: b.source,
+        site_time: b.site,
+        kind: b.kind,
+        bytes_since_previous: b.bytes,
+    }
+}
+
+impl JournalReader {
+    pub(crate) fn new(shared: Arc<Shared>) -> Self {
+        Self { shared }
+    }
+
+    /// Points on stable storage, newest first.
+    pub fn points(&self, query: &PointQuery) -> Vec<PointInfo> {
+        let state = self.shared.state.read();
+        let wanted = |b: &&Barrier| {
+            query.from.is_none_or(|from| b.source >= from) && query.to.is_none_or(|to| b.source <= to)
+        };
+        let (mut first, mut last, mut count) = (WallTime(u64::MAX), WallTime(0), 0);
+        for b in state.barriers.iter().filter(wanted) {
+            (first, last, count) = (first.min(b.source), last.max(b.source), count + 1);
+        }
+        let limit = query.limit as u64;
+        let sampled = query.sampled && count > limit;
+        // The newest of each of `limit` equal spans of time.
+        let span = (last.0.saturating_sub(first.0) / limit.max(1)).max(1);
+        let bucket = |b: &Barrier| (last.0 - b.source.0) / span;
+        let mut out: Vec<PointInfo> = Vec::new();
+        let mut seen = None;
+        for b in state.barriers.iter().rev().filter(wanted) {
+            let skip = sampled && (seen.is_some_and(|s| bucket(b) <= s) || out.len() as u64 >= limit);
+            if skip {
+                // Its bytes belong to the newer point that stays.
+                if let Some(newer) = out.last_mut() {
+                    newer.bytes_since_previous += b.bytes;
+                }
+                continue;
+            }
+            if out.len() as u64 >= limit {
+                break;
+            }
+            seen = Some(bucket(b));
+            out.push(info(b));
+        }
+        out
+    }
+
+    /// Finds the point that is meant.
+    ///
+    /// # Errors
+    /// `NoPoints`, `BeforeWindow`, `Unknown`.
+    pub fn resolve(&self, spec: &PointSpec) -> Result<PointInfo, PointError> {
+        let state = self.shared.state.read();
+        let (Some(oldest), Some(newest)) = (state.barriers.first(), state.barriers.last()) else {
+            return Err(PointError::NoPoints);
+        };
+        let before = PointError::BeforeWindow { oldest: oldest.id() };
+        match spec {
+            PointSpec::Latest => Ok(info(newest)),
+            PointSpec::At(time) => {
+                state.barriers.iter().rev().find(|b| b.source <= *time).map(info).ok_or(before)
+            }
+            PointSpec::Id(id) => match state.barriers.binary_search_by_key(&id.seq, |b| b.seq) {
+                Ok(at) if state.barriers[at].epoch == id.epoch => Ok(info(&state.barriers[at])),
+                Err(0) => Err(before),
+                _ => Err(PointError::Unknown { id: *id }),
+            },
+        }
+    }
+
+    /// Opens one disk at a point, read-only. The point stays readable as long as the device lives, whatever is
+    /// trimmed meanwhile.
+    ///
+    /// # Errors
+    /// As [`resolve`](Self::resolve); `UnknownDisk`; `Damaged` when the point needs records that are lost.
+    pub fn open_point(&self, id: PointId, disk: DiskId) -> Result<PointDevice, PointError> {
+        self.resolve(&PointSpec::Id(id))?;
+        PointDevice::open(self.shared.clone(), disk, id.seq)
+    }
+
+    /// The content of a disk up to the last committed record, whether or not a barrier follows it.
+    ///
+    /// # Errors
+    /// `UnknownDisk`, `Damaged`.
+    pub fn open_live(&self, disk: DiskId) -> Result<PointDevice, PointError> {
+        let durable = self.shared.state.read().durable;
+        PointDevice::open(self.shared.clone(), disk, durable)
+    }
+
+    /// The disks of a point.
+    ///
+    /// # Errors
+    /// As [`resolve`](Self::resolve).
+    pub fn disks_at(&self, id: PointId) -> Result<Vec<DiskInfo>, PointError> {
+        self.resolve(&PointSpec::Id(id))?;
+        Ok(self.shared.state.read().disks_at(id.seq))
+    }
+
+    /// The disks as of the last committed record.
+    pub fn disks(&self) -> Vec<DiskInfo> {
+        let state = self.shared.state.read();
+        state.disks_at(state.durable)
+    }
+
+    /// Last record on stable storage.
+    pub fn durable_seq(&self) -> Seq {
+        self.shared.state.read().durable
+    }
+
+    pub fn epoch(&self) -> Epoch {
+        self.shared.state.read().epoch
+    }
+
+    pub fn usage(&self) -> Usage {
+        let state = self.shared.state.read();
+        Usage {
+            bytes: state.segments.iter().map(|s| s.summary.len).sum(),
+            segments: state.segments.len(),
+            records: state.segments.iter().map(|s| u64::from(s.summary.records)).sum(),
+            points: state.barriers.len(),
+            oldest: state.barriers.first().map(info),
+            newest: state.barriers.last().map(info),
+            damaged: state.damage.len(),
+        }
+    }
+
+    /// Looks at every segment: headers and indexes, or with `full` every record, unsealed and decoded.
+    ///
+    /// # Errors
+    /// What the system reports; damage is in the report.
+    pub fn check(&self, full: bool) -> Result<CheckReport, JournalError> {
+        crate::check::check(&self.shared, full)
+    }
+}
+
+#[cfg(test)]
+mod tests;
