@@ -15,43 +15,64 @@ pub mod port;
 pub mod server;
 
 use lifeboat_api::port::ControlPort;
+use lifeboat_api::tls::server_config_mutual;
 use lifeboat_base::{AgentId, Clock, Entropy, ServerId};
 use lifeboat_journal::JournalKey;
 use lifeboat_replicate::message::{Assignment, Assignments, Disk};
-use parking_lot::RwLock;
+use parking_lot::{Mutex, RwLock};
 use server::ServerCell;
 use std::collections::HashMap;
-use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio_rustls::TlsAcceptor;
+use zeroize::Zeroizing;
 
 /// How often journals are looked at for what has left their window.
 const TRIM_EVERY: Duration = Duration::from_secs(30);
 
 /// Settings of the data side.
-pub struct SiteConfig {
+pub struct SiteSettings {
     /// State directory: `servers/`, `runs/`, `mounts/` are made in it.
     pub dir: PathBuf,
-    pub journal_key: JournalKey,
-    /// For times a person writes without a zone.
-    pub zone: jiff::tz::TimeZone,
+    /// Where agents connect; bound already.
+    pub replication: std::net::TcpListener,
+    /// This site's certificate `[leaf, CA]`, its key, and the CA agents must come from. PEM.
+    pub chain_pem: String,
+    pub key_pem: Zeroizing<String>,
+    pub ca_pem: String,
+    pub journal_key: Zeroizing<[u8; 32]>,
     /// `None`: probe for the accelerator.
     pub accel: Option<launch::AccelKind>,
 }
 
+/// Why the data side could not start.
+#[derive(Debug, thiserror::Error)]
+pub enum SiteError {
+    #[error("cannot use {}: {source}", path.display())]
+    Directory { path: PathBuf, source: std::io::Error },
+    #[error("cannot listen for agents: {0}")]
+    Listen(std::io::Error),
+    #[error(transparent)]
+    Tls(#[from] lifeboat_api::tls::TlsError),
+}
+
 /// See the crate's text. Control uses it as a [`port::SiteHandle`].
 pub struct Site {
-    pub(crate) config: SiteConfig,
+    pub(crate) dir: PathBuf,
+    pub(crate) journal_key: JournalKey,
+    /// For times a person writes without a zone.
+    pub(crate) zone: jiff::tz::TimeZone,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) entropy: Arc<dyn Entropy>,
     pub(crate) cells: RwLock<HashMap<ServerId, Arc<ServerCell>>>,
     pub(crate) opening: tokio::sync::Mutex<()>,
     pub(crate) sessions: listen::Sessions,
     pub(crate) mounts: mount::Mounts,
+    /// Mounts of runs found at the start, until their server is held again.
+    interrupted: Mutex<Vec<mount::MountRecord>>,
     pub(crate) launcher: launch::Launcher,
     /// Ends checks when the site stops.
     pub(crate) cancel: Arc<launch::Cancel>,
@@ -60,18 +81,35 @@ pub struct Site {
 }
 
 impl Site {
+    /// Starts listening, trimming, and finding out how guests can be run. Servers are held once
+    /// control says so; nobody is let in before [`set_control`](Self::set_control).
+    ///
     /// # Errors
-    /// When the state directory cannot be used.
-    pub fn new(config: SiteConfig, clock: Arc<dyn Clock>, entropy: Arc<dyn Entropy>) -> std::io::Result<Arc<Self>> {
+    /// See [`SiteError`].
+    pub async fn start(
+        settings: SiteSettings,
+        clock: Arc<dyn Clock>,
+        entropy: Arc<dyn Entropy>,
+    ) -> Result<Arc<Self>, SiteError> {
+        let dir = settings.dir;
         for sub in ["servers", "runs", "mounts"] {
-            std::fs::create_dir_all(config.dir.join(sub))?;
+            let path = dir.join(sub);
+            std::fs::create_dir_all(&path).map_err(|source| SiteError::Directory { path, source })?;
         }
-        let mut settings = launch::LauncherSettings::new(&config.dir);
-        settings.force_accel = config.accel;
-        Ok(Arc::new(Self {
-            mounts: mount::Mounts::new(config.dir.join("mounts"), Arc::clone(&clock)),
-            launcher: launch::Launcher::new(settings, Arc::clone(&clock)),
-            config,
+        let tls = server_config_mutual(&settings.chain_pem, &settings.key_pem, &settings.ca_pem)?;
+        settings.replication.set_nonblocking(true).map_err(SiteError::Listen)?;
+        let listener = TcpListener::from_std(settings.replication).map_err(SiteError::Listen)?;
+        let mut launcher = launch::LauncherSettings::new(&dir);
+        launcher.force_accel = settings.accel;
+        let mounts = mount::Mounts::new(dir.join("mounts"), Arc::clone(&clock));
+        let interrupted = mounts.leftovers();
+        let site = Arc::new(Self {
+            mounts,
+            interrupted: Mutex::new(interrupted),
+            launcher: launch::Launcher::new(launcher, Arc::clone(&clock)),
+            dir,
+            journal_key: JournalKey(*settings.journal_key),
+            zone: jiff::tz::TimeZone::system(),
             clock,
             entropy,
             cells: RwLock::default(),
@@ -80,7 +118,16 @@ impl Site {
             cancel: Arc::default(),
             control: OnceLock::new(),
             shutdown: watch::channel(false).0,
-        }))
+        });
+        let accept = TlsAcceptor::from(Arc::new(tls));
+        tokio::spawn(listen::serve(Arc::clone(&site), listener, accept, site.shutdown.subscribe()));
+        tokio::spawn(Arc::clone(&site).trim_loop());
+        let prober = Arc::clone(&site);
+        tokio::task::spawn_blocking(move || match prober.launcher.accel() {
+            Ok(a) => tracing::info!("guests run with {}: {}", a.kind.name(), a.reason),
+            Err(e) => tracing::warn!("no guest can be run yet: {e}"),
+        });
+        Ok(site)
     }
 
     /// Names who decides. Without it nobody is let in. Once.
@@ -128,44 +175,19 @@ impl Site {
         Assignments { servers }
     }
 
-    /// Serves again what runs depend on. Call when every server is held again.
-    pub async fn resume_mounts(self: &Arc<Self>) {
-        for record in self.mounts.leftovers() {
+    /// Serves again what runs of a server depended on when the process ended.
+    pub(crate) async fn resume_mounts(self: &Arc<Self>, server: ServerId) {
+        let mine: Vec<mount::MountRecord> = {
+            let mut all = self.interrupted.lock();
+            all.extract_if(.., |r| r.server == server).collect()
+        };
+        for record in mine {
             let id = record.mount.id.clone();
             if let Err(e) = self.serve_mount(record.server, record.mount, true).await {
                 tracing::error!(mount = id, "a run's point cannot be served again: {e}");
                 self.note("mount.resume", &id, "failed", &e.to_string());
             }
         }
-    }
-
-    /// Listens for agents, trims journals and finds out how guests can be run, until [`shutdown`](Self::shutdown).
-    ///
-    /// # Errors
-    /// When the address cannot be used.
-    pub async fn listen(
-        self: &Arc<Self>,
-        address: SocketAddr,
-        tls: Arc<rustls::ServerConfig>,
-    ) -> std::io::Result<SocketAddr> {
-        let listener = TcpListener::bind(address).await?;
-        Ok(self.serve(listener, tls)?)
-    }
-
-    /// As [`listen`](Self::listen), on a socket that is bound already.
-    ///
-    /// # Errors
-    /// When the socket has no address.
-    pub fn serve(self: &Arc<Self>, listener: TcpListener, tls: Arc<rustls::ServerConfig>) -> std::io::Result<SocketAddr> {
-        let bound = listener.local_addr()?;
-        tokio::spawn(listen::serve(Arc::clone(self), listener, TlsAcceptor::from(tls), self.shutdown.subscribe()));
-        tokio::spawn(Arc::clone(self).trim_loop());
-        let site = Arc::clone(self);
-        tokio::task::spawn_blocking(move || match site.launcher.accel() {
-            Ok(a) => tracing::info!("guests run with {}: {}", a.kind.name(), a.reason),
-            Err(e) => tracing::warn!("no guest can be run yet: {e}"),
-        });
-        Ok(bound)
     }
 
     async fn trim_loop(self: Arc<Self>) {

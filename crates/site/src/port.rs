@@ -56,11 +56,11 @@ impl Site {
     }
 
     pub(crate) fn server_dir(&self, server: ServerId) -> PathBuf {
-        self.config.dir.join("servers").join(server.to_string())
+        self.dir.join("servers").join(server.to_string())
     }
 
     fn run_dir(&self, run: RunId) -> PathBuf {
-        self.config.dir.join("runs").join(run.to_string())
+        self.dir.join("runs").join(run.to_string())
     }
 
     fn run_mount(run: RunId) -> String {
@@ -72,7 +72,7 @@ impl Site {
     }
 
     fn spec_of(&self, text: &str) -> Result<PointSpec, PortError> {
-        PointSpec::parse(text, self.clock.wall(), &self.config.zone).map_err(|e| errors::bad_point(&e))
+        PointSpec::parse(text, self.clock.wall(), &self.zone).map_err(|e| errors::bad_point(&e))
     }
 
     /// The moment a bound of a listing means.
@@ -102,7 +102,7 @@ impl Site {
                 .map_err(|e| PortError::new(ErrorCode::Unavailable, format!("cannot make {}: {e}", dir.display())))?;
             let cell = ServerCell::open(&OpenServer {
                 dir: &dir,
-                key: site.config.journal_key.clone(),
+                key: site.journal_key.clone(),
                 spec: &spec,
                 clock: Arc::clone(&site.clock),
                 entropy: Arc::clone(&site.entropy),
@@ -243,6 +243,7 @@ impl SitePort for SiteHandle {
         if !spec.active || spec.agent != old.agent || spec.epoch != old.epoch {
             self.sessions.cut_stream(spec.id, &No::new(RefuseCode::NotAssigned, "replication of this server stopped"));
         }
+        self.0.resume_mounts(spec.id).await;
         self.push_assignments(spec.agent).await;
         if old.agent != spec.agent {
             self.push_assignments(old.agent).await;
@@ -482,7 +483,7 @@ impl SitePort for SiteHandle {
     }
 
     fn disk_space(&self) -> (u64, u64) {
-        disk_space(&self.config.dir)
+        disk_space(&self.dir)
     }
 }
 
