@@ -408,6 +408,7 @@ impl Worker {
         m.lag_bytes = ping.lag_bytes;
         if covers && m.covered.is_some() {
             m.covered = m.covered.max(Some(ping.time));
+            m.live = true;
         }
     }
 
