@@ -94,6 +94,8 @@ fn once(options: &Options, system: &dyn System, job: &Job) -> Result<(Outcome, A
     let place = Place { dir: dir.path().to_path_buf(), disk: dir.join("disk.img") };
     disk::filled(&place.disk, options.disk_mib)?;
     let mut running = system.start(&place)?;
+    // What making and copying the disk left to be written back is nobody's load.
+    std::process::Command::new("sync").status()?;
     let outcome = fio::run(&running.uri(), job)?;
     let after = running.after_load()?;
     Ok((outcome, after))

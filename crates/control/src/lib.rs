@@ -19,6 +19,8 @@
 
 pub mod app;
 pub mod ca;
+#[cfg(test)]
+mod fake;
 pub mod gate;
 pub mod http;
 pub mod init;

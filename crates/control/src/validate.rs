@@ -134,9 +134,10 @@ pub fn launch(l: &LaunchSettings) -> Result<(), ApiError> {
 
 /// A unicast MAC address with colons.
 fn is_mac(text: &str) -> bool {
-    let bytes: Vec<Option<u8>> =
-        text.split(':').map(|p| if p.len() == 2 { u8::from_str_radix(p, 16).ok() } else { None }).collect();
-    bytes.len() == 6 && bytes.iter().all(Option::is_some) && bytes[0].is_some_and(|b| b & 1 == 0)
+    let parts: Vec<&str> = text.split(':').collect();
+    let hex = |p: &&str| p.len() == 2 && p.bytes().all(|c| c.is_ascii_hexdigit());
+    let even = |p: &str| u8::from_str_radix(p, 16).is_ok_and(|b| b & 1 == 0);
+    parts.len() == 6 && parts.iter().all(hex) && even(parts[0])
 }
 
 /// The server's settings with what a request overrides, checked.

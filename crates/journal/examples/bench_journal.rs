@@ -59,6 +59,9 @@ impl LogFile for NoStorage {
     fn set_len(&self, _: u64) -> io::Result<()> {
         Ok(())
     }
+    fn preallocate(&self, _: u64) -> io::Result<()> {
+        Ok(())
+    }
     fn len(&self) -> io::Result<u64> {
         Ok(0)
     }

@@ -254,8 +254,9 @@ fn load_one(
         Err(e) => return Err(e),
     };
     if let Some(head) = indexed
-        && head.summary.len == len
-        && (listed.len == 0 || listed.len == len)
+        // It may be longer: room that was made and never used.
+        && head.summary.len <= len
+        && (listed.len == 0 || listed.len == head.summary.len)
     {
         return Ok(Found { head, damage: Vec::new(), torn: 0 });
     }
@@ -265,8 +266,9 @@ fn load_one(
         known => known,
     };
     let scanned = scan(segment, &ScanOptions { len: expected, verify: false })?;
-    if scanned.torn > 0 {
-        file.set_len(scanned.head.summary.len.max(SEGMENT_HEADER as u64))?;
+    let end = scanned.head.summary.len.max(SEGMENT_HEADER as u64);
+    if listed.len == 0 && end < len {
+        file.set_len(end)?;
         file.sync()?;
     }
     if scanned.damage.is_empty() {

@@ -190,7 +190,8 @@ pub(crate) struct Scan {
     pub entries: Vec<Entry>,
     /// `last` is `Seq(u64::MAX)` where only the next segment can tell.
     pub damage: Vec<Damage>,
-    /// Bytes after the last whole record that were never acknowledged.
+    /// Bytes after the last whole record that were never acknowledged, without the zeros at the end: room made for
+    /// more.
     pub torn: u64,
 }
 
@@ -239,7 +240,7 @@ pub(crate) fn scan(segment: &Segment, options: &ScanOptions) -> io::Result<Scan>
         let torn =
             may_be_torn && window.find(pos + 1, |h| h.seq >= prev && u64::from(h.durable) > pos)?.is_none();
         if torn {
-            out.torn = end - pos;
+            out.torn = window.last_used(pos)?.saturating_sub(pos);
             return Ok(out);
         }
         let Some((at, h)) = window.find(pos + 1, |h| h.seq >= prev)? else {
@@ -299,6 +300,22 @@ impl Window<'_> {
         let Some(header) = Header::decode(self.at(pos, RECORD_HEADER)?) else { return Ok(None) };
         let bytes = self.at(pos, header.stored())?;
         Ok(parse(bytes).map(|(header, plain, sealed)| Whole { header, plain, sealed }))
+    }
+
+    /// Where the zeros begin that reach to the end, or `pos` when there is nothing else after it.
+    fn last_used(&mut self, pos: u64) -> io::Result<u64> {
+        let (mut at, mut used) = (pos, pos);
+        while at < self.end {
+            let bytes = self.at(at, 1)?;
+            if bytes.is_empty() {
+                break;
+            }
+            if let Some(last) = bytes.iter().rposition(|b| *b != 0) {
+                used = at + last as u64 + 1;
+            }
+            at += bytes.len() as u64;
+        }
+        Ok(used)
     }
 
     /// The first whole record at or after `pos` that `fits`.

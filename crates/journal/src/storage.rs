@@ -76,6 +76,13 @@ pub trait LogFile: Send + Sync {
     /// What the system reports.
     fn set_len(&self, len: u64) -> io::Result<()>;
 
+    /// Makes the file at least `len` bytes long with room for all of them, reading as zeros. A sync of bytes
+    /// written into such room is several times as fast as one that makes the file longer.
+    ///
+    /// # Errors
+    /// What the system reports; the file may then be longer than before.
+    fn preallocate(&self, len: u64) -> io::Result<()>;
+
     /// # Errors
     /// What the system reports.
     fn len(&self) -> io::Result<u64>;
@@ -202,6 +209,11 @@ impl LogFile for File {
 
     fn set_len(&self, len: u64) -> io::Result<()> {
         File::set_len(self, len)
+    }
+
+    fn preallocate(&self, len: u64) -> io::Result<()> {
+        let len = i64::try_from(len).map_err(|_| io::ErrorKind::InvalidInput)?;
+        Ok(nix::fcntl::fallocate(self, nix::fcntl::FallocateFlags::empty(), 0, len)?)
     }
 
     fn len(&self) -> io::Result<u64> {

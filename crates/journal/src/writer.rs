@@ -27,6 +27,9 @@ const BATCH: usize = 8 * MIB;
 /// Sealed bytes held at most, when the disk is full.
 const MOST_HELD: usize = 2 * BATCH;
 
+/// Room made in a segment ahead of what is written.
+const AHEAD: u64 = 32 << 20;
+
 /// Settings of a journal.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct JournalConfig {
@@ -68,6 +71,8 @@ pub(crate) struct Current {
     written: u64,
     /// Bytes known to be on stable storage.
     durable: u64,
+    /// Bytes there is room for; `u64::MAX` when the file system cannot make any.
+    allocated: u64,
     /// What was appended and is not committed yet. Its summary is the whole segment's.
     head: Head,
     entries: Vec<Entry>,
@@ -298,11 +303,18 @@ impl Journal {
         if self.buf.is_empty() {
             return Ok(());
         }
+        let end = current.written + self.buf.len() as u64;
+        if end > current.allocated {
+            let upto = (end + AHEAD).min(self.config.segment_bytes.max(end));
+            // Only speed is lost when it fails; a full disk shows itself in the write.
+            current.allocated = current.file.preallocate(upto).map_or(u64::MAX, |()| upto);
+        }
         let Err(source) = write_all(&*current.file, &self.buf, current.written) else {
-            current.written += self.buf.len() as u64;
+            current.written = end;
             self.buf.clear();
             return Ok(());
         };
+        current.allocated = current.written;
         let full = no_space(&source);
         let what = format!("cannot write {}", current.segment.name());
         if full && current.file.set_len(current.written).is_ok() {
@@ -342,6 +354,10 @@ impl Journal {
             };
             (head, state.open.clone().unwrap_or_default())
         };
+        // Gives back the room not used. A longer file does no harm: the index knows where its records end.
+        if let Err(e) = current.file.set_len(current.written) {
+            tracing::warn!("{} keeps room it does not need: {e}", current.segment.name());
+        }
         // Written while readers still use the copy in memory.
         self.shared.write_index(&current.segment, &head, &entries);
         self.shared.state.write().open = None;
@@ -392,6 +408,7 @@ impl Journal {
             file,
             written: len,
             durable: len,
+            allocated: len,
             head: Head { summary, ..Head::default() },
             entries: Vec::new(),
             committed_records: 0,

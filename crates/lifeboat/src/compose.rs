@@ -10,12 +10,12 @@ use lifeboat_base::{Clock, Entropy, SystemClock, SystemEntropy};
 use lifeboat_control::init::InitError;
 use lifeboat_control::store::Store;
 use lifeboat_control::{AGENT_LIFE, App, ControlConfig, Gate};
+use lifeboat_site::port::SiteHandle;
+use lifeboat_site::{Site, SiteSettings};
 use std::fmt::Display;
 use std::net::TcpListener;
 use std::path::Path;
 use std::sync::Arc;
-use lifeboat_site::port::SiteHandle;
-use lifeboat_site::{Site, SiteSettings};
 use std::time::Duration;
 use tokio::sync::watch;
 
@@ -86,7 +86,7 @@ pub async fn start(parts: Parts<'_>) -> Outcome<Running> {
         key_pem: identity.key.clone(),
         ca_pem: ca.pem().to_string(),
         journal_key,
-        accel: None,
+        accel: config.machines.acceleration.forced(),
     };
     let site =
         Site::start(settings, clock.clone(), entropy.clone()).await.map_err(failed("start the data side"))?;
@@ -100,7 +100,14 @@ pub async fn start(parts: Parts<'_>) -> Outcome<Running> {
         server_certificate_expires: Some(identity.expires),
         ..ControlConfig::default()
     };
-    let app = App::new(store.clone(), gate, Arc::new(SiteHandle(site.clone())) as Arc<dyn SitePort>, clock, entropy, control);
+    let app = App::new(
+        store.clone(),
+        gate,
+        Arc::new(SiteHandle(site.clone())) as Arc<dyn SitePort>,
+        clock,
+        entropy,
+        control,
+    );
     app.start();
 
     let tls = Arc::new(server_config(&identity.chain, &identity.key).map_err(failed("set up TLS"))?);

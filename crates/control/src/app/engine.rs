@@ -130,7 +130,7 @@ impl App {
         Ok(self.store.save_step(&job.row()?, at).await?)
     }
 
-    async fn finish(&self, job: &mut Job) -> Result<(), StoreError> {
+    pub(super) async fn finish(&self, job: &mut Job) -> Result<(), StoreError> {
         if let Work::Drill { launching, keep_seconds } = &job.work {
             let expires = self.now().saturating_add(Duration::from_secs(*keep_seconds));
             self.store.update_run(launching.run, |run| run.expires = run.expires.or(Some(expires))).await?;

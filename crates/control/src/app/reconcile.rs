@@ -104,7 +104,9 @@ impl App {
             {
                 self.refresh_run(&row, status).await?;
             }
-            self.keep_hydrating(&row, servers).await;
+            if !busy.contains(&row.server) {
+                self.keep_hydrating(&row, servers).await;
+            }
             if run.expires.is_some_and(|e| e <= now) && !busy.contains(&row.server) {
                 match self.begin_clean_up(&Actor::site(), &row).await {
                     Ok(operation) => self.take_up(operation.id),

@@ -18,6 +18,7 @@ pub enum StorageCall {
     Write,
     Sync,
     SetLen,
+    Preallocate,
     Rename,
     Remove,
     SyncDir,
@@ -239,6 +240,15 @@ impl LogFile for MemoryFile {
     fn set_len(&self, len: u64) -> io::Result<()> {
         self.storage.simple(StorageCall::SetLen)?;
         self.content.lock().now.resize(len as usize, 0);
+        Ok(())
+    }
+
+    fn preallocate(&self, len: u64) -> io::Result<()> {
+        self.storage.simple(StorageCall::Preallocate)?;
+        let mut content = self.content.lock();
+        if content.now.len() < len as usize {
+            content.now.resize(len as usize, 0);
+        }
         Ok(())
     }
 

@@ -206,13 +206,16 @@ impl World {
         }
         match task.kind {
             TaskKind::Scan => {
-                let mut holes = Vec::new();
+                let mut holes: Vec<(u64, u64)> = Vec::new();
                 for (i, block) in content.chunks(4096).enumerate() {
                     // A file system tells a hole by what is allocated now.
                     let at = task.offset + i as u64 * 4096;
                     let now = &self.source[at as usize..at as usize + block.len()];
                     if block.iter().chain(now).all(|b| *b == 0) {
-                        holes.push((at, block.len() as u64));
+                        match holes.last_mut() {
+                            Some((from, len)) if *from + *len == at => *len += block.len() as u64,
+                            _ => holes.push((at, block.len() as u64)),
+                        }
                     }
                 }
                 self.sender.scanned(now(), task.id, &holes);

@@ -12,8 +12,15 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// How long QEMU may take to end after it was told to.
+/// How long QEMU may take to end after it was told to: it puts the overlays on storage, but it also
+/// waits for a mount whose server is away.
 const QUIT_DEADLINE: Duration = Duration::from_secs(10);
+
+/// The same for a run whose overlays are thrown away.
+const DISPOSABLE_QUIT_DEADLINE: Duration = Duration::from_secs(2);
+
+/// How long a killed process may take to be gone.
+const KILL_DEADLINE: Duration = Duration::from_secs(10);
 
 /// How often the power button is pressed again: a booting guest overlooks it.
 const PRESS_EVERY: Duration = Duration::from_secs(5);
@@ -228,16 +235,18 @@ impl RunHandle {
         let powered_off = match self.qmp() {
             Ok(qmp) => {
                 let off = self.power_down(&qmp, graceful);
-                let _ = qmp.quit();
+                // Its reply may wait for a mount as well: the process's end is what counts.
+                let _ = qmp.execute_within("quit", serde_json::Value::Null, Duration::from_millis(500));
                 off
             }
             Err(_) => false,
         };
-        if handle.wait(QUIT_DEADLINE, clock) {
+        let patience = if record.spec.disposable { DISPOSABLE_QUIT_DEADLINE } else { QUIT_DEADLINE };
+        if handle.wait(patience, clock) {
             return Ok(if powered_off { Stopped::PoweredOff } else { Stopped::Quit });
         }
         handle.kill();
-        if handle.wait(QUIT_DEADLINE, clock) {
+        if handle.wait(KILL_DEADLINE, clock) {
             return Ok(Stopped::Killed);
         }
         Err(LaunchError::Unresponsive { pid: process.pid, why: "it does not even end when killed".into() })

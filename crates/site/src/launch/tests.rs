@@ -48,18 +48,11 @@ fn the_guests_writes_land_in_the_overlay_and_never_in_the_mount() {
 #[test]
 fn a_guest_outlives_a_restart_of_the_mounts_server() {
     let site = Site::new();
-    let mut mount = Mount::serve(&site, "m");
+    let mount = Mount::serve(&site, "m");
     let run = site.launch(&site.spec(&[&mount]));
     assert!(check(&run, "serial:abcde", LONG).passed);
     mount.kill();
-    // Wait until the guest really waits for the mount: two looks with nothing between.
-    let mut seen = 0;
-    fixture::until("the guest stands still", || {
-        let now = run.serial_tail(1 << 20).unwrap().len();
-        let still = now == seen;
-        seen = now;
-        still
-    });
+    let seen = fixture::stands_still(&run);
     assert_eq!(run.state().unwrap(), RunState::Running);
     mount.restart();
     fixture::until("the guest goes on", || run.serial_tail(1 << 20).unwrap().len() > seen + 5);
@@ -69,7 +62,7 @@ fn a_guest_outlives_a_restart_of_the_mounts_server() {
 #[test]
 fn hydration_completes_and_the_mount_may_go() {
     let site = Site::new();
-    let mut mount = Mount::serve(&site, "m");
+    let mount = Mount::serve(&site, "m");
     let spec = site.spec(&[&mount]);
     let run = site.launch(&spec);
     assert!(check(&run, "serial:wrote", LONG).passed);
@@ -189,6 +182,22 @@ fn a_guest_that_ignores_the_power_button_is_ended_anyway() {
 }
 
 #[test]
+fn a_guest_whose_mount_is_gone_still_ends_soon() {
+    let site = Site::new();
+    let mount = Mount::serve(&site, "m");
+    let run = site.launch(&site.spec(&[&mount]));
+    assert!(check(&run, "serial:abcde", LONG).passed);
+    mount.kill();
+    fixture::stands_still(&run);
+    let clock = lifeboat_base::SystemClock;
+    let started = lifeboat_base::Clock::monotonic(&clock);
+    assert_eq!(run.stop(Duration::ZERO).unwrap(), Stopped::Killed);
+    let took = lifeboat_base::Clock::monotonic(&clock) - started;
+    assert!(took < Duration::from_secs(20), "{took:?}");
+    assert_eq!(run.state().unwrap(), RunState::Stopped);
+}
+
+#[test]
 fn a_picture_of_the_screen_is_a_png() {
     let site = Site::new();
     let mount = Mount::serve(&site, "m");
@@ -241,7 +250,7 @@ fn scripts_see_the_runs_facts() {
 #[test]
 fn a_start_that_fails_says_why_and_leaves_nothing() {
     let site = Site::new();
-    let mut mount = Mount::serve(&site, "m");
+    let mount = Mount::serve(&site, "m");
     let why = |spec: &RunSpec, launcher: &Launcher| {
         let e = launcher.launch(spec).unwrap_err().to_string();
         assert!(!spec.dir.exists(), "left behind after: {e}");

@@ -57,6 +57,7 @@ const GUEST: [u8; 512] = sector(&[
 pub struct Site {
     dir: tempfile::TempDir,
     runs: Mutex<Vec<RunHandle>>,
+    servers: Mutex<Vec<Option<Child>>>,
 }
 
 pub fn settings(dir: &Path) -> LauncherSettings {
@@ -77,7 +78,7 @@ pub fn launcher(dir: &Path) -> Launcher {
 
 impl Site {
     pub fn new() -> Self {
-        Self { dir: tempfile::tempdir().unwrap(), runs: Mutex::default() }
+        Self { dir: tempfile::tempdir().unwrap(), runs: Mutex::default(), servers: Mutex::default() }
     }
 
     pub fn dir(&self) -> &Path {
@@ -92,7 +93,7 @@ impl Site {
         launcher(self.dir())
     }
 
-    pub fn spec(&self, mounts: &[&Mount]) -> RunSpec {
+    pub fn spec(&self, mounts: &[&Mount<'_>]) -> RunSpec {
         let mut spec = RunSpec::new(RunId::random(&SystemEntropy), "web-1", &self.path("run"));
         spec.memory_mib = 64;
         spec.disposable = true;
@@ -153,18 +154,25 @@ impl Drop for Site {
                 run.stop(Duration::ZERO).unwrap();
             }
         }
+        // After the machines: one that waits for its mount ends late.
+        for server in self.servers.get_mut().unwrap().iter_mut().flatten() {
+            server.kill().unwrap();
+            server.wait().unwrap();
+        }
     }
 }
 
 /// A read-only NBD export of an image with the guest on it.
-pub struct Mount {
+pub struct Mount<'a> {
     pub image: PathBuf,
     pub socket: PathBuf,
-    server: Option<Child>,
+    site: &'a Site,
+    /// Its server's place at the site.
+    server: usize,
 }
 
-impl Mount {
-    pub fn serve(site: &Site, name: &str) -> Self {
+impl<'a> Mount<'a> {
+    pub fn serve(site: &'a Site, name: &str) -> Self {
         let image = site.path(&format!("{name}.img"));
         let mut bytes = vec![0; SIZE];
         for (n, step) in bytes.chunks_mut(STEP).enumerate() {
@@ -172,12 +180,17 @@ impl Mount {
         }
         bytes[..512].copy_from_slice(&GUEST);
         fs::write(&image, bytes).unwrap();
-        let mut it = Self { image, socket: site.path(&format!("{name}.sock")), server: None };
+        let server = {
+            let mut servers = site.servers.lock().unwrap();
+            servers.push(None);
+            servers.len() - 1
+        };
+        let it = Self { image, socket: site.path(&format!("{name}.sock")), site, server };
         it.restart();
         it
     }
 
-    pub fn restart(&mut self) {
+    pub fn restart(&self) {
         let server = Command::new("qemu-nbd")
             .args(["--persistent", "--read-only", "--shared=8", "--format=raw", "--export-name=disk0"])
             .arg("--socket")
@@ -187,23 +200,17 @@ impl Mount {
             .stderr(Stdio::null())
             .spawn()
             .expect("needs qemu-utils");
-        self.server = Some(server);
+        self.site.servers.lock().unwrap()[self.server] = Some(server);
         until("the mount answers", || UnixStream::connect(&self.socket).is_ok());
     }
 
     /// As a crash of its process would.
-    pub fn kill(&mut self) {
-        if let Some(mut server) = self.server.take() {
+    pub fn kill(&self) {
+        if let Some(mut server) = self.site.servers.lock().unwrap()[self.server].take() {
             server.kill().unwrap();
             server.wait().unwrap();
         }
         let _ = fs::remove_file(&self.socket);
-    }
-}
-
-impl Drop for Mount {
-    fn drop(&mut self) {
-        self.kill();
     }
 }
 
@@ -221,6 +228,16 @@ pub fn until(what: &str, mut condition: impl FnMut() -> bool) {
         // Longer than two of the guest's steps, so that "stands still" means it.
         pause.wait(Duration::from_millis(300));
     }
+}
+
+/// Waits until the guest waits for its mount; returns how much it has printed.
+pub fn stands_still(run: &RunHandle) -> usize {
+    let mut seen = 0;
+    until("the guest stands still", || {
+        let now = run.serial_tail(1 << 20).unwrap().len();
+        std::mem::replace(&mut seen, now) == now
+    });
+    seen
 }
 
 pub fn check(run: &RunHandle, text: &str, deadline: Duration) -> CheckResult {
