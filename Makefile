@@ -1,0 +1,85 @@
+# What can be done here: make help
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+export CARGO_TERM_COLOR ?= auto
+
+# Tools that are built once and kept with the tree.
+TOOLS := $(CURDIR)/.cache/tools
+DENY_VERSION := 0.20.2
+export PATH := $(PATH):$(TOOLS)/bin
+
+.PHONY: help setup build demo test check fmt deps openapi deny unit e2e bench soak lines clean
+
+help: ## list the targets
+	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9-]+):.*## /  make \1\t/' | expand -t 18
+
+setup: ## install what building, testing and the demo need (apt)
+	scripts/setup.sh test
+
+build: ## release binaries in target/release
+	cargo build --release --locked -p lifeboat -p lifeboat-agent
+
+demo: build ## protect, drill, lose and recover a real machine on this host; KEEP=1 leaves it running
+	scripts/setup.sh demo
+	scripts/demo.sh
+
+test: ## everything a change must pass: checks, unit, property, conformance and end-to-end tests
+	scripts/setup.sh test
+	$(MAKE) check
+	$(MAKE) unit
+	$(MAKE) e2e
+
+check: fmt ## formatting, lints, imports, API description, licences
+	cargo clippy --workspace --all-targets --locked -- -D warnings
+	cargo xtask deps
+	cargo xtask lines
+	cargo xtask openapi --check
+	$(MAKE) deny
+
+fmt:
+	cargo fmt --all -- --check
+
+# Licences, banned and duplicate crates, sources. Needs no network once cargo-deny is there; where it is
+# not it is built, without optimisation because it runs for seconds.
+deny: ## licences, banned crates and sources of dependencies
+	@command -v cargo-deny >/dev/null || { \
+	  echo "building cargo-deny $(DENY_VERSION) into .cache/tools, once"; \
+	  cargo install --quiet --locked --debug --root $(TOOLS) cargo-deny@$(DENY_VERSION); }
+	cargo deny --locked check bans licenses sources
+
+# Everything but the end-to-end tests, which want the machine for themselves.
+unit: ## unit, property, protocol and conformance tests
+	@if command -v cargo-nextest >/dev/null; then \
+	  echo "cargo nextest run"; cargo nextest run --workspace --locked --exclude lifeboat-e2e --no-fail-fast; \
+	else \
+	  echo "cargo test (cargo-nextest is not installed)"; \
+	  cargo test --workspace --locked --exclude lifeboat-e2e --no-fail-fast; \
+	fi
+
+# One after the other: each boots machines.
+e2e: ## end-to-end tests with real processes and machines
+	cargo build --locked -p lifeboat -p lifeboat-agent -p lifeboat-sim
+	cargo test --locked -p lifeboat-e2e -- --test-threads=1
+
+bench: build ## measure against peers; prints: name value goal ok|SHORT
+	scripts/setup.sh bench
+	cargo run --release --locked -p lifeboat-bench
+
+soak: build ## end-to-end tests again and again for SOAK seconds (default 3600)
+	scripts/setup.sh test
+	end=$$((SECONDS + $${SOAK:-3600})); round=0; \
+	while [ $$SECONDS -lt $$end ]; do round=$$((round + 1)); echo "soak: round $$round"; $(MAKE) e2e; done
+
+openapi: ## write docs/openapi.json from the code
+	cargo xtask openapi
+
+deps:
+	cargo xtask deps
+
+lines:
+	cargo xtask lines
+
+clean: ## remove what was built
+	cargo clean

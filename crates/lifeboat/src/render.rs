@@ -1,0 +1,13 @@
+//! What the API answered, as text for people. Pure: the same answer and moment give the same text.
+
+pub mod admin;
+pub mod operations;
+pub mod points;
+pub mod runs;
+pub mod servers;
+pub mod status;
+pub mod table;
+pub mod text;
+
+#[cfg(test)]
+pub mod fixtures;
