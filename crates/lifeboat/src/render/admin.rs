@@ -25,7 +25,7 @@ pub fn created(token: &CreatedToken, url: &str) -> String {
     if token.kind == TokenKind::Agent {
         let _ = writeln!(
             out,
-            "on the host of the servers: lifeboat-agent join --url {url} --token TOKEN, then lifeboat-agent run"
+            "on the host of the servers: lifeboat-agent join --site {url} --token TOKEN, then lifeboat-agent run"
         );
     }
     out
