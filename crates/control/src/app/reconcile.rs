@@ -7,7 +7,7 @@ use super::{App, Carry};
 use crate::policy::Actor;
 use crate::store::{RunRow, ServerRow, StoreError};
 use lifeboat_api::lifecycle::{ServerEvent, ServerState};
-use lifeboat_api::types::{ApiError, ErrorCode, RunKind, RunState, ServerRuntime, SyncPhase};
+use lifeboat_api::types::{ApiError, ErrorCode, OperationKind, RunKind, RunState, ServerRuntime, SyncPhase};
 use lifeboat_base::ServerId;
 use std::collections::{HashMap, HashSet};
 use std::future::Future;
@@ -63,7 +63,20 @@ impl App {
 
     async fn look(self: &Arc<Self>, complaints: &mut Complaints) -> Result<(), StoreError> {
         let servers = self.store.servers().await?;
+        let failing_over: HashSet<ServerId> = self
+            .store
+            .running_operations()
+            .await?
+            .iter()
+            .filter(|o| o.operation.kind == OperationKind::Failover)
+            .map(|o| o.server)
+            .collect();
         for server in &servers {
+            // A failover tells the data side itself; but a data side that has just started is told before
+            // operations go on.
+            if failing_over.contains(&server.id) && self.asserted.lock().contains_key(&server.id) {
+                continue;
+            }
             let result = self.look_at(server).await;
             complaints.note(server, result);
         }

