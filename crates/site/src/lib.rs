@@ -14,7 +14,7 @@ pub mod mount;
 pub mod port;
 pub mod server;
 
-use lifeboat_api::port::ControlPort;
+use lifeboat_api::port::{ControlPort, ServerSpec};
 use lifeboat_api::tls::server_config_mutual;
 use lifeboat_base::{AgentId, Clock, Entropy, ServerId};
 use lifeboat_journal::JournalKey;
@@ -22,7 +22,7 @@ use lifeboat_replicate::message::{Assignment, Assignments, Disk};
 use parking_lot::{Mutex, RwLock};
 use server::ServerCell;
 use std::collections::HashMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 use tokio::net::TcpListener;
@@ -68,6 +68,9 @@ pub struct Site {
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) entropy: Arc<dyn Entropy>,
     pub(crate) cells: RwLock<HashMap<ServerId, Arc<ServerCell>>>,
+    /// What control last wanted of each server, kept on disk: an agent that connects right after a
+    /// restart is told the same as before, not that nothing is assigned to it.
+    pub(crate) specs: RwLock<HashMap<ServerId, ServerSpec>>,
     pub(crate) opening: tokio::sync::Mutex<()>,
     pub(crate) sessions: listen::Sessions,
     pub(crate) mounts: mount::Mounts,
@@ -103,6 +106,7 @@ impl Site {
         launcher.force_accel = settings.accel;
         let mounts = mount::Mounts::new(dir.join("mounts"), Arc::clone(&clock));
         let interrupted = mounts.leftovers();
+        let specs = load_specs(&dir.join("servers"));
         let site = Arc::new(Self {
             mounts,
             interrupted: Mutex::new(interrupted),
@@ -113,6 +117,7 @@ impl Site {
             clock,
             entropy,
             cells: RwLock::default(),
+            specs: RwLock::new(specs),
             opening: tokio::sync::Mutex::default(),
             sessions: listen::Sessions::default(),
             cancel: Arc::default(),
@@ -154,10 +159,9 @@ impl Site {
 
     /// Everything an agent shall capture now.
     pub(crate) fn assignments(&self, agent: AgentId) -> Assignments {
-        let cells = self.cells.read();
-        let mut servers: Vec<Assignment> = cells
+        let specs = self.specs.read();
+        let mut servers: Vec<Assignment> = specs
             .values()
-            .map(|c| c.spec.read())
             .filter(|s| s.agent == agent && s.active)
             .map(|s| Assignment {
                 server: s.id.as_bytes().to_vec(),
@@ -229,4 +233,21 @@ impl Site {
             tracing::error!("ending the mounts failed");
         }
     }
+}
+
+/// Name of the file beside a server's journal that says what control wants of it.
+pub(crate) const SPEC_FILE: &str = "spec.json";
+
+fn load_specs(servers: &Path) -> HashMap<ServerId, ServerSpec> {
+    let mut specs = HashMap::new();
+    for entry in std::fs::read_dir(servers).into_iter().flatten().flatten() {
+        let path = entry.path().join(SPEC_FILE);
+        let Ok(text) = std::fs::read(&path) else { continue };
+        match serde_json::from_slice::<ServerSpec>(&text) {
+            Ok(spec) => drop(specs.insert(spec.id, spec)),
+            // Control says it again in a moment.
+            Err(e) => tracing::warn!("{} is left aside: {e}", path.display()),
+        }
+    }
+    specs
 }

@@ -90,6 +90,35 @@ impl Site {
         }
     }
 
+    /// Keeps what control wants, so that it is known right after a restart.
+    async fn remember(self: &Arc<Self>, spec: &ServerSpec) -> Result<(), PortError> {
+        let known = self.specs.read().get(&spec.id).cloned();
+        if known.as_ref() == Some(spec) {
+            return Ok(());
+        }
+        if known.is_some_and(|k| k.epoch > spec.epoch) {
+            return Err(PortError::new(ErrorCode::Conflict, format!("epoch {} is over", spec.epoch)));
+        }
+        let (dir, spec) = (self.server_dir(spec.id), spec.clone());
+        let site = Arc::clone(self);
+        blocking(move || {
+            let write = || -> std::io::Result<()> {
+                fs::create_dir_all(&dir)?;
+                let temp = dir.join("spec.new");
+                fs::write(&temp, serde_json::to_vec_pretty(&spec)?)?;
+                fs::File::open(&temp)?.sync_all()?;
+                fs::rename(&temp, dir.join(crate::SPEC_FILE))?;
+                fs::File::open(&dir)?.sync_all()
+            };
+            write().map_err(|e| {
+                PortError::new(ErrorCode::Unavailable, format!("cannot write into {}: {e}", dir.display()))
+            })?;
+            site.specs.write().insert(spec.id, spec);
+            Ok(())
+        })
+        .await
+    }
+
     async fn open_server(self: &Arc<Self>, spec: &ServerSpec) -> Result<Arc<ServerCell>, PortError> {
         let _opening = self.opening.lock().await;
         if let Some(cell) = self.cell(spec.id) {
@@ -225,6 +254,7 @@ impl SitePort for SiteHandle {
     }
 
     async fn ensure_server(&self, spec: &ServerSpec) -> Result<(), PortError> {
+        self.remember(spec).await?;
         let cell = self.open_server(spec).await?;
         let old = {
             let mut held = cell.spec.write();
@@ -252,6 +282,7 @@ impl SitePort for SiteHandle {
     }
 
     async fn forget_server(&self, server: ServerId) -> Result<(), PortError> {
+        self.specs.write().remove(&server);
         let cell = self.cells.write().remove(&server);
         if let Some(cell) = cell {
             self.sessions.cut_stream(server, &No::new(RefuseCode::NotAssigned, "this server was deleted"));

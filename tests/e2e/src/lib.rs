@@ -13,6 +13,7 @@ pub mod guest;
 pub mod net;
 pub mod process;
 pub mod qmp;
+pub mod site;
 pub mod tool;
 pub mod wait;
 
@@ -20,5 +21,6 @@ pub use dir::TestDir;
 pub use guest::{Guest, GuestImage};
 pub use net::{Net, Place};
 pub use process::Process;
+pub use site::{Agent, Site};
 pub use tool::{binary, free_port, have, repository, run, sim_binary};
 pub use wait::{wait_for, wait_some};
