@@ -50,7 +50,8 @@ fn a_torn_tail_of_every_length_is_cut_to_the_last_whole_record() {
             if garbage > 0 {
                 assert_eq!(left.len() as u64 + torn, (cut + garbage) as u64);
             } else {
-                assert!(left.len() as u64 + torn <= cut as u64);
+                // Zeros that were cut off may have come back as room.
+                assert!(left.len() as u64 + torn <= (cut + zeros) as u64);
             }
             assert!(whole.starts_with(&left));
             let mut known = Source::new(0);
