@@ -42,6 +42,8 @@ pub fn run(options: &Options, report: &mut Report) -> Result<()> {
     for run in 1..=options.runs {
         for system in &systems {
             let dir = TestDir::within(&options.dir, "bench");
+            // The copy before this one is not to be written back during this one.
+            std::process::Command::new("sync").status()?;
             let took =
                 system.sync(&Place { dir: dir.path().to_path_buf(), disk: disk.clone() })?.as_secs_f64();
             eprintln!("  fullsync {} run {run}: {took:.2} s", system.name());
