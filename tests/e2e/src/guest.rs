@@ -155,12 +155,14 @@ impl Guest {
     }
 }
 
-/// The ledger in the ext4 of a guest's disk image, read without mounting (its journal must have been replayed).
+/// The ledger in the ext4 of a guest's disk image, read without mounting, as a boot would find it: the file system's
+/// journal is replayed in a copy first.
 ///
 /// # Panics
 /// When there is none.
 pub fn ledger_of(image: &Path) -> Vec<u8> {
     let partition = partition_of(image);
+    replay(&partition);
     run(Command::new("/usr/sbin/debugfs").args(["-R", "cat /ledger.log"]).arg(&partition)).stdout
 }
 
@@ -170,9 +172,13 @@ pub fn ledger_of(image: &Path) -> Vec<u8> {
 /// When anything but the journal's replay was needed.
 pub fn fsck(image: &Path) {
     let partition = partition_of(image);
-    let replay = Command::new("/usr/sbin/e2fsck").arg("-p").arg(&partition).output().unwrap();
-    assert!(matches!(replay.status.code(), Some(0 | 1)), "{}", String::from_utf8_lossy(&replay.stdout));
+    replay(&partition);
     run(Command::new("/usr/sbin/e2fsck").arg("-fn").arg(&partition));
+}
+
+fn replay(partition: &Path) {
+    let replay = Command::new("/usr/sbin/e2fsck").arg("-p").arg(partition).output().unwrap();
+    assert!(matches!(replay.status.code(), Some(0 | 1)), "{}", String::from_utf8_lossy(&replay.stdout));
 }
 
 /// A copy of partition 2 beside the image.

@@ -1,13 +1,13 @@
 //! Protecting servers, and letting go of them.
 
-use super::{App, Carry, conflict, not_found};
+use super::{App, Carry, PATIENCE, conflict, not_found, within};
 use crate::policy::Actor;
 use crate::store::{AgentRow, Note, ServerRow, StoreError};
 use crate::validate;
 use lifeboat_api::lifecycle::{ServerEvent, ServerState};
 use lifeboat_api::types::{
     ApiError, CaptureSpec, DeleteServerQuery, DiskInfo, ErrorCode, OperationKind, PointInfo, PointsQuery,
-    ProtectRequest, Server,
+    ProtectRequest, RunState, Server,
 };
 use lifeboat_base::{AgentId, Epoch, ServerId, limits};
 use std::collections::HashMap;
@@ -62,8 +62,8 @@ impl App {
         self.name_is_free(&request.name).await?;
         let others = self.store.servers().await?;
         let others = || others.iter().filter(|o| o.agent == agent.id && o.state != ServerState::Committed);
-        refuse_shared(others(), &request.capture, &[])?;
-        let disks = self.site.probe_capture(agent.id, &request.capture).await?;
+        refuse_shared(others(), &request.capture)?;
+        let disks = within(PATIENCE, self.site.probe_capture(agent.id, &request.capture)).await?;
         if disks.is_empty() {
             return Err(ApiError::new(ErrorCode::Invalid, "there is no writable disk behind this capture")
                 .hint("name the disks, or look at the machine with `query-block`"));
@@ -73,8 +73,6 @@ impl App {
             return Err(ApiError::new(ErrorCode::Invalid, text)
                 .hint(format!("at most {} disks of 1 byte to 1 PiB each", limits::MAX_DISKS)));
         }
-        // Now that the disks of "every writable disk" are known.
-        refuse_shared(others(), &request.capture, &disks)?;
         let row = self.new_row(request, agent.id, disks);
         self.add(actor, &row, &agent).await?;
         self.wake.notify_one();
@@ -198,14 +196,15 @@ impl App {
         if let Some(op) = self.store.running_operation(row.id).await? {
             return Err(super::operations::busy(&op.operation));
         }
-        if matches!(row.state, ServerState::FailingOver | ServerState::FailedOver) {
+        let live = self.store.live_runs().await?;
+        let carried = live.iter().any(|r| Some(r.run.id) == row.run && r.run.state != RunState::Exited);
+        if row.state == ServerState::FailingOver || (row.state == ServerState::FailedOver && carried) {
             return Err(conflict(format!(
                 "'{}' is {}: the machine that runs here needs its points",
                 row.name, row.state
             ))
             .hint("commit it first"));
         }
-        let live = self.store.live_runs().await?;
         if let Some(run) = live.iter().find(|r| r.server == row.id && Some(r.run.id) != row.run) {
             return Err(conflict(format!("the run {} still uses a point of '{}'", run.run.id, row.name))
                 .hint("clean it up first"));
@@ -277,14 +276,13 @@ fn name_taken(name: &str) -> ApiError {
         .hint("choose another name, or delete that one first")
 }
 
-/// Refuses a capture that shares a disk with one of `others`. `found` are the new capture's disks, once known.
+/// Refuses a capture that shares a disk with one of `others`.
 fn refuse_shared<'a>(
     others: impl Iterator<Item = &'a ServerRow>,
     capture: &CaptureSpec,
-    found: &[DiskInfo],
 ) -> Result<(), ApiError> {
     for other in others {
-        if let Some(what) = shared(capture, found, &other.capture, &other.disks) {
+        if let Some(what) = shared(capture, &other.capture) {
             return Err(conflict(format!("{what} is already protected as '{}'", other.name))
                 .hint("two captures of one disk cannot both be right; delete that server first"));
         }
@@ -292,16 +290,11 @@ fn refuse_shared<'a>(
     Ok(())
 }
 
-fn shared(a: &CaptureSpec, a_found: &[DiskInfo], b: &CaptureSpec, b_found: &[DiskInfo]) -> Option<String> {
-    let names = |named: &[String], found: &[DiskInfo]| -> Vec<String> {
-        if found.is_empty() { named.to_vec() } else { found.iter().map(|d| d.name.clone()).collect() }
-    };
+fn shared(a: &CaptureSpec, b: &CaptureSpec) -> Option<String> {
     match (a, b) {
-        (CaptureSpec::Mirror { qmp, disks: a_named }, CaptureSpec::Mirror { qmp: other, disks: b_named })
-            if qmp == other =>
-        {
-            let (a, b) = (names(a_named, a_found), names(b_named, b_found));
-            a.into_iter().find(|d| b.contains(d)).map(|d| format!("the disk '{d}' of the machine at {qmp}"))
+        // One monitor serves one client, so one machine is one server, whichever of its disks are meant.
+        (CaptureSpec::Mirror { qmp, .. }, CaptureSpec::Mirror { qmp: other, .. }) if qmp == other => {
+            Some(format!("the machine at {qmp}"))
         }
         (CaptureSpec::Splitter { paths: a, .. }, CaptureSpec::Splitter { paths: b, .. }) => {
             a.iter().find(|p| b.contains(p)).map(|p| format!("the disk {p}"))
