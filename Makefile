@@ -10,7 +10,7 @@ TOOLS := $(CURDIR)/.cache/tools
 DENY_VERSION := 0.20.2
 export PATH := $(PATH):$(TOOLS)/bin
 
-.PHONY: help setup build demo test check fmt deps openapi deny unit e2e bench soak lines clean
+.PHONY: help setup build lint programs demo test check fmt deps openapi deny unit e2e bench soak lines clean
 
 help: ## list the targets
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9-]+):.*## /  make \1\t/' | expand -t 18
@@ -19,6 +19,7 @@ setup: ## install what building, testing and the demo need (apt)
 	scripts/setup.sh test
 
 build: ## release binaries in target/release
+	scripts/setup.sh build
 	cargo build --release --locked -p lifeboat -p lifeboat-agent
 
 demo: build ## protect, drill, lose and recover a real machine on this host; KEEP=1 leaves it running
@@ -27,16 +28,24 @@ demo: build ## protect, drill, lose and recover a real machine on this host; KEE
 
 test: ## everything a change must pass: checks, unit, property, conformance and end-to-end tests
 	scripts/setup.sh test
-	$(MAKE) check
+	$(MAKE) lint
 	$(MAKE) unit
 	$(MAKE) e2e
 
-check: fmt ## formatting, lints, imports, API description, licences
+check: lint ## formatting, lints, unit tests, imports, API description, licences
+	cargo test --workspace --locked --lib --bins --quiet
+
+lint: fmt
 	cargo clippy --workspace --all-targets --locked -- -D warnings
-	cargo xtask deps
-	cargo xtask lines
-	cargo xtask openapi --check
+	$(MAKE) programs
+	target/debug/xtask deps
+	target/debug/xtask lines
+	target/debug/xtask openapi --check
 	$(MAKE) deny
+
+# Always the whole workspace, so that every dependency is built once, with one set of features.
+programs:
+	cargo build --workspace --bins --locked
 
 fmt:
 	cargo fmt --all -- --check
@@ -50,18 +59,23 @@ deny: ## licences, banned crates and sources of dependencies
 	cargo deny --locked check bans licenses sources
 
 # Everything but the end-to-end tests, which want the machine for themselves.
-unit: ## unit, property, protocol and conformance tests
+unit: programs ## unit, property, protocol and conformance tests
 	@if command -v cargo-nextest >/dev/null; then \
-	  echo "cargo nextest run"; cargo nextest run --workspace --locked --exclude lifeboat-e2e --no-fail-fast; \
+	  echo "cargo nextest run"; \
+	  cargo nextest run --workspace --locked --no-fail-fast -E 'not package(lifeboat-e2e)'; \
 	else \
 	  echo "cargo test (cargo-nextest is not installed)"; \
-	  cargo test --workspace --locked --exclude lifeboat-e2e --no-fail-fast; \
+	  cargo test --workspace --locked --no-fail-fast --exclude lifeboat-e2e; \
 	fi
 
 # One after the other: each boots machines.
-e2e: ## end-to-end tests with real processes and machines
-	cargo build --locked -p lifeboat -p lifeboat-agent -p lifeboat-sim
-	cargo test --locked -p lifeboat-e2e -- --test-threads=1
+e2e: programs ## end-to-end tests with real processes and machines
+	@if command -v cargo-nextest >/dev/null; then \
+	  echo "cargo nextest run, end to end"; \
+	  cargo nextest run --workspace --locked --no-fail-fast --test-threads 1 -E 'package(lifeboat-e2e)'; \
+	else \
+	  cargo test --locked --no-fail-fast -p lifeboat-e2e -- --test-threads=1; \
+	fi
 
 bench: build ## measure against peers; prints: name value goal ok|SHORT
 	scripts/setup.sh bench
