@@ -31,6 +31,7 @@ use lifeboat_api::types::{ApiError, ErrorCode};
 use lifeboat_base::{Clock, Entropy, Epoch, OperationId, RunId, ServerId, WallTime};
 use parking_lot::Mutex;
 use std::collections::{HashMap, HashSet};
+use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::Notify;
@@ -92,6 +93,24 @@ pub(crate) fn not_found(what: &str, name: &str) -> ApiError {
 
 pub(crate) fn conflict(message: impl Into<String>) -> ApiError {
     ApiError::new(ErrorCode::Conflict, message)
+}
+
+/// Longest wait for the data side to do something that should take no time.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// Longest wait for a step of an operation, where the request sets no limit of its own. A step that hangs must
+/// not keep its server from failing over for ever.
+const STEP: Duration = Duration::from_secs(300);
+
+async fn within<T>(limit: Duration, work: impl Future<Output = Result<T, ApiError>>) -> Result<T, ApiError> {
+    match tokio::time::timeout(limit, work).await {
+        Ok(done) => done,
+        Err(_) => Err(ApiError::new(
+            ErrorCode::Unavailable,
+            format!("the data side did not answer within {} s", limit.as_secs()),
+        )
+        .hint("see the log of `lifeboat serve`")),
+    }
 }
 
 /// What an event takes with it besides the state.
@@ -257,7 +276,7 @@ impl App {
     /// Tells the data side what to hold for a server.
     async fn assert_server(&self, row: &ServerRow) -> Result<(), ApiError> {
         let spec = row.spec();
-        self.site.ensure_server(&spec).await?;
+        within(PATIENCE, self.site.ensure_server(&spec)).await?;
         self.asserted.lock().insert(row.id, spec);
         Ok(())
     }

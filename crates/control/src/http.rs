@@ -121,7 +121,12 @@ async fn connection(
     mut stopping: watch::Receiver<bool>,
 ) {
     let _ = tcp.set_nodelay(true);
-    let stream = match tokio::time::timeout(limits::HANDSHAKE, acceptor.accept(tcp)).await {
+    let accept = tokio::time::timeout(limits::HANDSHAKE, acceptor.accept(tcp));
+    let accepted = tokio::select! {
+        accepted = accept => accepted,
+        () = async { drop(stopping.wait_for(|stop| *stop).await) } => return,
+    };
+    let stream = match accepted {
         Ok(Ok(stream)) => stream,
         Ok(Err(error)) => return tracing::debug!(%address, %error, "TLS handshake failed"),
         Err(_) => return tracing::debug!(%address, "TLS handshake took too long"),

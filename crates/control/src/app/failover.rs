@@ -6,7 +6,7 @@
 
 use super::engine::Done;
 use super::work::{Job, Work, step};
-use super::{App, Carry, conflict};
+use super::{App, Carry, PATIENCE, STEP, conflict, within};
 use crate::store::{ServerRow, StoreError};
 use lifeboat_api::lifecycle::{ServerEvent, ServerState};
 use lifeboat_api::types::{ApiError, ErrorCode};
@@ -47,7 +47,7 @@ impl App {
     pub(super) async fn discard_previous(&self, job: &Job) -> Result<Done, ApiError> {
         match job.work {
             Work::Failover { previous: Some(run), .. } => {
-                self.site.destroy_run(run, true).await?;
+                within(STEP, self.site.destroy_run(run, true)).await?;
                 self.cleaned_up(run).await?;
                 Ok(Done::Done(format!("run {run} is gone, its logs are kept")))
             }
@@ -67,7 +67,7 @@ impl App {
 
     /// Copying goes on in the background and is watched by the reconciler; a start that fails is tried again there.
     pub(super) async fn start_hydration(&self, run: RunId) -> Done {
-        match self.site.hydrate(run).await {
+        match within(PATIENCE, self.site.hydrate(run)).await {
             Ok(()) => {
                 self.hydrating.lock().insert(run);
                 Done::Done("the disks are being copied in the background".into())
@@ -77,10 +77,10 @@ impl App {
     }
 
     pub(super) async fn wait_hydrated(&self, job: &mut Job, at: usize, run: RunId) -> Result<Done, ApiError> {
-        self.site.hydrate(run).await?;
+        within(PATIENCE, self.site.hydrate(run)).await?;
         self.hydrating.lock().insert(run);
         loop {
-            let status = self.site.run_status(run).await?;
+            let status = within(PATIENCE, self.site.run_status(run)).await?;
             let percent = status.hydrated_percent.min(100);
             self.store.update_run(run, |r| r.hydrated_percent = Some(percent)).await?;
             if percent == 100 {

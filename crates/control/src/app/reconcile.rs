@@ -3,19 +3,16 @@
 //! Invariants: one look never waits for ever on the data side; what fails is complained about once and tried
 //! again at the next look; nothing here decides, it only carries on what was decided.
 
-use super::{App, Carry};
+use super::{App, Carry, PATIENCE, within};
 use crate::policy::Actor;
 use crate::store::{RunRow, ServerRow, StoreError};
 use lifeboat_api::lifecycle::{ServerEvent, ServerState};
 use lifeboat_api::types::{ApiError, ErrorCode, OperationKind, RunKind, RunState, ServerRuntime, SyncPhase};
 use lifeboat_base::ServerId;
 use std::collections::{HashMap, HashSet};
-use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// Longest wait for the data side to take up a server.
-const ENSURE: Duration = Duration::from_secs(30);
 /// Longest wait for what the data side sees of a run.
 const LOOK: Duration = Duration::from_secs(5);
 
@@ -37,16 +34,6 @@ impl Complaints {
                 }
             }
         }
-    }
-}
-
-async fn within<T>(limit: Duration, work: impl Future<Output = Result<T, ApiError>>) -> Result<T, ApiError> {
-    match tokio::time::timeout(limit, work).await {
-        Ok(done) => done,
-        Err(_) => Err(ApiError::new(
-            ErrorCode::Unavailable,
-            format!("the data side did not answer within {} s", limit.as_secs()),
-        )),
     }
 }
 
@@ -89,13 +76,13 @@ impl App {
 
     async fn look_at(&self, row: &ServerRow) -> Result<(), ApiError> {
         if row.deleting {
-            return within(ENSURE, self.finish_delete(row)).await;
+            return within(PATIENCE, self.finish_delete(row)).await;
         }
         let spec = row.spec();
         let told = self.asserted.lock().get(&row.id) == Some(&spec);
         let runtime = self.site.runtime(row.id);
         if !told || runtime.is_none() {
-            within(ENSURE, self.assert_server(row)).await?;
+            self.assert_server(row).await?;
         }
         let Some(runtime) = runtime else { return Ok(()) };
         if row.fault.is_none() {
@@ -145,7 +132,7 @@ impl App {
         if !wanted || self.hydrating.lock().contains(&run.id) {
             return;
         }
-        match within(ENSURE, self.site.hydrate(run.id)).await {
+        match within(PATIENCE, self.site.hydrate(run.id)).await {
             Ok(()) => {
                 self.hydrating.lock().insert(run.id);
             }

@@ -1,6 +1,6 @@
 //! Looking at runs, and getting rid of them.
 
-use super::{App, not_found};
+use super::{App, STEP, not_found, within};
 use crate::store::{RunRow, StoreError};
 use lifeboat_api::port::RunStatus;
 use lifeboat_api::types::{ApiError, ErrorCode, Run, RunKind, RunState, SerialQuery};
@@ -44,7 +44,7 @@ impl App {
 
     /// Gets rid of a run that came to nothing. What cannot be removed now is removed by a later clean-up.
     pub(super) async fn discard_run(&self, id: RunId) -> Result<(), StoreError> {
-        match self.site.destroy_run(id, true).await {
+        match within(STEP, self.site.destroy_run(id, true)).await {
             Ok(()) => self.cleaned_up(id).await,
             Err(error) => {
                 tracing::warn!(run = %id, %error, "a run could not be removed; it is tried again");

@@ -1,9 +1,9 @@
 //! The steps that launch a point and look whether it lives, for drills and failovers alike. Each may be repeated.
 
-use super::App;
 use super::engine::Done;
 use super::operations::rpo_ms;
 use super::work::{Job, Launching, Work, step};
+use super::{App, PATIENCE, STEP, within};
 use lifeboat_api::port::RunRequest;
 use lifeboat_api::types::{ApiError, CheckResult, ErrorCode, PointInfo, Run, RunKind, RunState};
 use lifeboat_base::WallTime;
@@ -42,13 +42,13 @@ impl App {
                 self.wait_hydrated(job, at, run).await
             }
             (Work::Commit { run }, step::RELEASE, _) => {
-                self.site.release_run(*run).await?;
+                within(STEP, self.site.release_run(*run)).await?;
                 Ok(Done::Done("the machine needs Lifeboat no more".into()))
             }
             (Work::Commit { run }, step::COMMIT, _) => self.committed(job, *run).await,
             (Work::CleanUp { run }, step::DESTROY, _) => {
                 let run = *run;
-                self.site.destroy_run(run, true).await?;
+                within(STEP, self.site.destroy_run(run, true)).await?;
                 self.cleaned_up(run).await?;
                 Ok(Done::Done("disks deleted, logs kept".into()))
             }
@@ -85,7 +85,7 @@ impl App {
             Work::Failover { latest: true, .. } => "latest".to_string(),
             _ => l.point.id.to_string(),
         };
-        let point: PointInfo = self.site.resolve_point(job.server, &spec).await?;
+        let point: PointInfo = within(PATIENCE, self.site.resolve_point(job.server, &spec)).await?;
         let rpo = rpo_ms(l, &point, job.operation.started);
         let shown = point.clone();
         self.store
@@ -100,7 +100,7 @@ impl App {
     }
 
     async fn prepare(&self, job: &Job, l: &Launching) -> Result<Done, ApiError> {
-        self.site.prepare_run(&Self::request(job, l)).await?;
+        within(STEP, self.site.prepare_run(&Self::request(job, l))).await?;
         let took = millis(self.now().since(job.operation.started));
         self.store
             .update_run(l.run, |run| run.times.mounted_ms = run.times.mounted_ms.or(Some(took)))
@@ -109,7 +109,7 @@ impl App {
     }
 
     async fn start_guest(&self, job: &Job, l: &Launching) -> Result<Done, ApiError> {
-        let status = self.site.launch(&Self::request(job, l)).await?;
+        let status = within(STEP, self.site.launch(&Self::request(job, l))).await?;
         let took = millis(status.started.since(job.operation.started));
         let detail = format!("{}, {} after the request", status.acceleration, seconds(Some(took)));
         self.store
@@ -145,7 +145,7 @@ impl App {
         let passed = results.iter().all(|r| r.passed);
         // Without a check nobody knows when the service answered.
         let ready = (passed && !results.is_empty()).then(|| millis(self.now().since(job.operation.started)));
-        let picture = match self.site.screenshot(l.run).await {
+        let picture = match within(PATIENCE, self.site.screenshot(l.run)).await {
             Ok(_) => String::new(),
             Err(e) => format!("; no picture of the screen: {e}"),
         };

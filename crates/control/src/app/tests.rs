@@ -99,12 +99,21 @@ async fn one_disk_is_protected_once() {
     let again = ProtectRequest { name: "web-2".into(), ..first.clone() };
     assert_eq!(
         text(stage.app.protect(&admin(), again).await),
-        "the disk 'vda' of the machine at /run/web-1.qmp is already protected as 'web-1' (two captures of one disk \
-         cannot both be right; delete that server first)"
+        "the machine at /run/web-1.qmp is already protected as 'web-1' (two captures of one disk cannot both be \
+         right; delete that server first)"
     );
     let capture = CaptureSpec::Mirror { qmp: "/run/web-1.qmp".into(), disks: vec!["vdb".into()] };
     let part = ProtectRequest { name: "web-2".into(), capture, ..first.clone() };
     assert_eq!(code(stage.app.protect(&admin(), part).await), ErrorCode::Conflict);
+    let splitter = |name: &str, paths: &[&str]| ProtectRequest {
+        name: name.into(),
+        capture: CaptureSpec::Splitter { paths: paths.iter().map(|p| (*p).into()).collect(), listen: None },
+        ..first.clone()
+    };
+    ["/a", "/b", "/c"].iter().for_each(|p| stage.site.machine(p, &["disk"]));
+    stage.app.protect(&admin(), splitter("files-1", &["/a", "/b"])).await.unwrap();
+    let t = text(stage.app.protect(&admin(), splitter("files-2", &["/c", "/b"])).await);
+    assert!(t.starts_with("the disk /b is already protected as 'files-1'"), "{t}");
     let twin = ProtectRequest { agent: "a2".into(), ..first.clone() };
     assert_eq!(
         text(stage.app.protect(&admin(), twin).await),

@@ -463,3 +463,25 @@ async fn every_step_of_every_operation_may_be_repeated() {
     }
     assert_eq!(now(&stage).await.0, ServerState::Committed);
 }
+
+#[tokio::test]
+async fn a_server_whose_machine_runs_here_is_not_deleted_but_one_whose_machine_is_gone_can_be() {
+    let stage = Stage::new().await;
+    stage.replicating().await;
+    let run = failed_over(&stage).await.run.unwrap();
+    let yes = DeleteServerQuery { confirm_points: true };
+    assert_eq!(
+        text(stage.app.delete_server(&admin(), "web-1", &yes).await),
+        "'web-1' is failed-over: the machine that runs here needs its points (commit it first)"
+    );
+    stage.site.world.lock().runs.get_mut(&run).unwrap().alive = false;
+    stage
+        .until("it is seen", || async {
+            (stage.app.run(run).await.unwrap().state == RunState::Exited).then_some(())
+        })
+        .await;
+    stage.app.delete_server(&admin(), "web-1", &yes).await.unwrap();
+    let op = stage.app.clean_up(&admin(), run).await.unwrap();
+    assert_eq!(stage.ended(op.id).await.state, OperationState::Succeeded);
+    stage.sound().await;
+}
