@@ -181,6 +181,7 @@ struct Shared {
 pub struct Server {
     shared: Arc<Shared>,
     listener: listen::Listener,
+    stopped: bool,
 }
 
 impl Server {
@@ -196,7 +197,7 @@ impl Server {
     ) -> Result<Self, ServeError> {
         let shared = Shared::new(exports, settings, clock);
         let listener = listen::Listener::unix(path, Arc::clone(&shared))?;
-        Ok(Self { shared, listener })
+        Ok(Self { shared, listener, stopped: false })
     }
 
     /// Serves on a TCP address; port 0 takes a free one. Give [`ServerSettings::tls`] unless the network is trusted.
@@ -211,7 +212,7 @@ impl Server {
     ) -> Result<Self, ServeError> {
         let shared = Shared::new(exports, settings, clock);
         let listener = listen::Listener::tcp(address, Arc::clone(&shared))?;
-        Ok(Self { shared, listener })
+        Ok(Self { shared, listener, stopped: false })
     }
 
     /// Serves a client on a socket that is connected already, a pair for example.
@@ -269,6 +270,7 @@ impl Server {
     }
 
     fn stop(&mut self, deadline: Duration) -> Result<(), Stuck> {
+        self.stopped = true;
         self.shared.registry.lock().closed = true;
         self.shared.changed.notify_all();
         self.listener.stop();
@@ -285,8 +287,9 @@ impl Server {
 
 impl Drop for Server {
     fn drop(&mut self) {
-        let stuck = self.stop(Duration::ZERO);
-        if let Err(e) = stuck {
+        if !self.stopped
+            && let Err(e) = self.stop(Duration::ZERO)
+        {
             tracing::warn!("{e}");
         }
     }

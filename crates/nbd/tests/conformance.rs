@@ -282,8 +282,17 @@ fn fio_verifies_what_it_wrote() {
         ("--rw=randwrite", "--bs=256k", &verify[..]),
         ("--rw=randtrimwrite", "--bs=4k", &[]),
     ] {
-        let mut args =
-            vec!["--name=t", "--ioengine=nbd", &uri, rw, bs, "--iodepth=32", "--size=16M", "--fsync=64", "--verify_state_save=0"];
+        let mut args = vec![
+            "--name=t",
+            "--ioengine=nbd",
+            &uri,
+            rw,
+            bs,
+            "--iodepth=32",
+            "--size=16M",
+            "--fsync=64",
+            "--verify_state_save=0",
+        ];
         args.extend(extra);
         tool("fio", &args);
     }

@@ -21,6 +21,9 @@ pub(super) const MAX_FILL: usize = MAX_RECORD;
 /// Receiving into less than this is not worth a system call.
 const LEAST_ROOM: usize = 64 * KIB;
 
+/// Copying less than this costs less than the system calls it saves.
+const CHEAP_TO_MOVE: usize = 8 * KIB;
+
 /// Full buffers remembered, to be used again once nobody holds a part of them.
 const KEPT: usize = 8;
 
@@ -47,8 +50,10 @@ impl Input {
     /// Receives once, with room for at least `need` bytes in all. False at the end of the stream.
     pub fn receive(&mut self, transport: &Transport, need: usize) -> io::Result<bool> {
         debug_assert!(need <= MAX_FILL);
-        let room = self.buf.capacity() - self.buf.len();
-        if room < LEAST_ROOM || self.buf.capacity() < need {
+        let len = self.buf.len();
+        // With little left over a fresh start is cheap; with much, only what must be moved is.
+        let cramped = self.buf.capacity() - len < LEAST_ROOM && len < CHEAP_TO_MOVE;
+        if cramped || self.buf.capacity() < need.max(len + 1) {
             self.make_room();
         }
         Ok(transport.receive(&mut self.buf)? > 0)
