@@ -210,3 +210,44 @@ fn stopping_protection_leaves_the_machine_as_it_was() {
     site.ok(&["delete", "web-1", "--delete-points", "--yes"]);
     assert_eq!(site.json(&["servers"]).as_array().unwrap().len(), 0);
 }
+
+#[test]
+fn a_machine_that_cannot_be_protected_says_why() {
+    let dir = TestDir::new("machine-bad");
+    let place = lifeboat_e2e::Place::host();
+    let site = Site::start(dir.path(), "dr", &place);
+    let _agent = site.agent(dir.path(), "host-1", &place);
+    let start = |name: &str, disk: &[&str]| {
+        let socket = dir.join(&format!("{name}.qmp"));
+        let mut command = place.command("qemu-system-x86_64");
+        command.args(["-S", "-nodefaults", "-M", "q35,accel=tcg", "-m", "64", "-display", "none"]).args(disk);
+        command.arg("-qmp").arg(format!("unix:{},server=on,wait=off", socket.display()));
+        let process = lifeboat_e2e::Process::start(name, dir.path(), &mut command);
+        wait_for("QEMU's monitor", Duration::from_secs(30), || socket.exists());
+        (process, socket)
+    };
+    let protect = |name: &str, socket: &std::path::Path, rest: &[&str], code: i32, text: &str| {
+        let socket = socket.to_str().unwrap();
+        site.refuses(code, text, &[&["protect", name, "--agent", "host-1", "--qmp", socket], rest].concat());
+    };
+    let (_none, socket) = start("none", &[]);
+    protect("bare", &socket, &[], 2, "no writable disk");
+    let image = dir.join("disk.img");
+    std::fs::File::create(&image).unwrap().set_len(1 << 20).unwrap();
+    let drive = format!("driver=raw,node-name=root,file.driver=file,file.filename={}", image.display());
+    let (mut one, socket) =
+        start("one", &["-blockdev", &drive, "-device", "virtio-blk-pci,drive=root,id=vda"]);
+    protect("one", &socket, &["--disk", "other"], 2, "its writable disks are: root");
+    {
+        // Somebody else holds the monitor.
+        let _held = lifeboat_e2e::qmp::Qmp::connect(&socket).unwrap();
+        protect("one", &socket, &[], 5, "one client at a time");
+    }
+    one.kill();
+    protect("one", &socket, &[], 5, "the machine");
+    // Nothing speaks QMP there.
+    let nothing = dir.join("nothing.qmp");
+    let _listener = std::os::unix::net::UnixListener::bind(&nothing).unwrap();
+    protect("one", &nothing, &[], 5, "one client at a time");
+    assert_eq!(site.json(&["servers"]).as_array().unwrap().len(), 0);
+}
