@@ -3,8 +3,8 @@
 //! A `/dev/kvm` that opens proves little: where it is an emulation, or nested without help from
 //! below, firmware still runs while an ordinary kernel would take hours. So a tiny guest does what a
 //! kernel does first: a whole firmware boot, a disk read, long mode with paging, interrupts from
-//! a timer, and fifty million instructions at a stretch. It needs about 0.3 s with working KVM and
-//! 0.7 s without any; what does not end within the deadline is not worth booting a server on.
+//! a timer, and fifty million instructions at a stretch. Even plain translation
+//! does that in under a second; what does not end within the deadline is not worth booting a server on.
 //!
 //! The answer is kept in a file for this boot of the host and this QEMU.
 
