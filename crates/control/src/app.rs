@@ -32,6 +32,7 @@ use lifeboat_base::{Clock, Entropy, Epoch, OperationId, RunId, ServerId, WallTim
 use parking_lot::Mutex;
 use std::collections::{HashMap, HashSet};
 use std::future::Future;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::Notify;
@@ -50,6 +51,8 @@ pub struct ControlConfig {
     pub reconcile_every: Duration,
     /// When the certificate of the site's own listeners ends.
     pub server_certificate_expires: Option<WallTime>,
+    /// Scripts that operators may run at the site, besides admins.
+    pub scripts: Option<PathBuf>,
 }
 
 impl Default for ControlConfig {
@@ -61,6 +64,7 @@ impl Default for ControlConfig {
             rpo_alarm: Duration::from_secs(60),
             reconcile_every: Duration::from_millis(500),
             server_certificate_expires: None,
+            scripts: None,
         }
     }
 }

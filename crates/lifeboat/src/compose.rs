@@ -98,6 +98,7 @@ pub async fn start(parts: Parts<'_>) -> Outcome<Running> {
         replication: format!("{}:{port}", config.advertised_host()),
         rpo_alarm: Duration::from_secs(config.alarms.rpo_seconds),
         server_certificate_expires: Some(identity.expires),
+        scripts: Some(dir.join("scripts")),
         ..ControlConfig::default()
     };
     let app = App::new(

@@ -23,7 +23,7 @@ impl App {
     }
 
     pub async fn unmount(&self, actor: &Actor, id: &str) -> Result<(), ApiError> {
-        let unknown = || not_found("mount", id).hint("`lifeboat mount list` lists them");
+        let unknown = || not_found("mount", id).hint("`lifeboat mounts` lists them");
         let mount = self.site.mounts().into_iter().find(|m| m.id == id).ok_or_else(unknown)?;
         self.site.unmount(&mount.id).await?;
         let detail = format!("{} at {}", mount.server, mount.point.id);

@@ -2,7 +2,7 @@
 
 use super::work::{Job, Launching, Memory, Work, pending};
 use super::{App, conflict, not_found};
-use crate::policy::Actor;
+use crate::policy::{Actor, Role};
 use crate::store::{Note, RunRow, ServerRow, StoreError};
 use crate::validate;
 use lifeboat_api::lifecycle::{ServerEvent, ServerState};
@@ -11,6 +11,7 @@ use lifeboat_api::types::{
     OperationState, OperationsQuery, Run, RunKind, RunState, RunTimes,
 };
 use lifeboat_base::{OperationId, RunId, WallTime};
+use std::path::{Component, Path};
 use std::time::Duration;
 
 const DEFAULT_OPERATIONS: u32 = 50;
@@ -51,6 +52,7 @@ impl App {
     pub async fn drill(&self, actor: &Actor, name: &str, r: &DrillRequest) -> Result<Operation, ApiError> {
         validate::checks(&r.point, &r.checks, r.post_script.as_deref(), r.check_seconds)?;
         validate::keep(r.keep_seconds)?;
+        self.scripts_allowed(actor, &r.checks, r.post_script.as_deref())?;
         let server = self.named(name).await?;
         let ask = Ask {
             point: &r.point,
@@ -65,6 +67,28 @@ impl App {
         self.begin(actor, &server, work, Some(run)).await
     }
 
+    /// Scripts run on the site's host with the site's rights: an admin may name any, others only what an admin
+    /// has put into the site's directory of scripts.
+    fn scripts_allowed(&self, actor: &Actor, checks: &[String], post: Option<&str>) -> Result<(), ApiError> {
+        if actor.role == Role::Admin {
+            return Ok(());
+        }
+        let scripts = checks.iter().filter_map(|c| c.strip_prefix("script:")).chain(post);
+        let strange = |s: &&str| {
+            let path = Path::new(s);
+            let plain = path.components().all(|c| matches!(c, Component::RootDir | Component::Normal(_)));
+            !plain || !self.config.scripts.as_ref().is_some_and(|dir| path.starts_with(dir))
+        };
+        match scripts.into_iter().find(strange) {
+            None => Ok(()),
+            Some(script) => {
+                let dir = self.config.scripts.as_ref().map(|d| d.display().to_string()).unwrap_or_default();
+                Err(ApiError::new(ErrorCode::Forbidden, format!("only an admin may run '{script}' at the site"))
+                    .hint(format!("an admin can put it into {dir}, where operators may run it too")))
+            }
+        }
+    }
+
     /// Starts a failover, or changes the point of one.
     pub async fn failover(
         &self,
@@ -73,6 +97,7 @@ impl App {
         r: &FailoverRequest,
     ) -> Result<Operation, ApiError> {
         validate::checks(&r.point, &r.checks, r.post_script.as_deref(), r.check_seconds)?;
+        self.scripts_allowed(actor, &r.checks, r.post_script.as_deref())?;
         let server = self.named(name).await?;
         if server.state.next(ServerEvent::FailoverStarted).is_none() {
             let hint = match server.state {

@@ -254,7 +254,7 @@ impl App {
         // Of revoked agents that had the name, the newest.
         agents.sort_by_key(|a| (!a.revoked, a.joined));
         agents.pop().ok_or_else(|| {
-            not_found("agent", name).hint("`lifeboat agent list` lists the agents of this site")
+            not_found("agent", name).hint("`lifeboat agents` lists the agents of this site")
         })
     }
 }

@@ -50,7 +50,7 @@ async fn what_cannot_be_protected_says_why_and_leaves_nothing() {
         r
     };
     let t = text(protect(with(&|r| r.agent = "nobody".into())).await);
-    assert_eq!(t, "there is no agent 'nobody' (`lifeboat agent list` lists the agents of this site)");
+    assert_eq!(t, "there is no agent 'nobody' (`lifeboat agents` lists the agents of this site)");
     let t = text(protect(with(&|r| r.agent = "gone".into())).await);
     assert_eq!(t, "the agent 'gone' was revoked (join it again with a new join token)");
     let missing = CaptureSpec::Mirror { qmp: "/run/none".into(), disks: vec![] };

@@ -64,7 +64,7 @@ impl Header {
 /// Makes the overlay of a disk unless it is there; true when it was made.
 ///
 /// Whole clusters only: with subclusters (`extended_l2`) a guest's small write would copy nothing from the mount,
-/// but QEMU 10.0 aborts on an assertion of its copy-on-read when such an overlay is streamed under a writing guest.
+/// but QEMU (7.2 seen) aborts on an assertion of its copy-on-read when such an overlay is streamed under a writing guest.
 pub(super) fn ensure(qemu_img: &Path, disk: &RunDisk, clock: &dyn Clock) -> Result<bool, LaunchError> {
     let path = &disk.overlay;
     if let Some(header) = Header::read(path)? {

@@ -3,6 +3,7 @@
 use super::super::work::Job;
 use super::{code, text};
 use crate::fake::{Stage, Trouble, admin, drill_request, failover_request};
+use crate::policy::{Actor, Role};
 use lifeboat_api::lifecycle::ServerState;
 use lifeboat_api::types::*;
 use lifeboat_base::{Epoch, ServerId};
@@ -83,6 +84,24 @@ async fn a_drill_whose_checks_fail_says_so_and_stays_to_be_looked_at() {
     let cleaning = stage.app.clean_up(&admin(), run.id).await.unwrap();
     assert_eq!(stage.ended(cleaning.id).await.state, OperationState::Succeeded);
     assert_eq!(text(stage.app.clean_up(&admin(), run.id).await), "the run is cleaned up already");
+    stage.sound().await;
+}
+
+#[tokio::test]
+async fn i6_operators_run_only_scripts_an_admin_has_laid_out() {
+    let stage = Stage::new().await;
+    stage.replicating().await;
+    let operator = Actor { role: Role::Operator, ..admin() };
+    // No directory of scripts is set up here, so none is theirs.
+    for script in ["/bin/true", "/", "/srv/scripts/../../bin/true"] {
+        let post = DrillRequest { post_script: Some(script.into()), ..drill_request() };
+        assert_eq!(code(stage.app.drill(&operator, "web-1", &post).await), ErrorCode::Forbidden);
+        let check = DrillRequest { checks: vec![format!("script:{script}")], ..drill_request() };
+        assert_eq!(code(stage.app.drill(&operator, "web-1", &check).await), ErrorCode::Forbidden);
+    }
+    assert!(stage.site.live_runs().is_empty());
+    let op = stage.app.drill(&operator, "web-1", &drill_request()).await.unwrap();
+    assert_eq!(stage.ended(op.id).await.state, OperationState::Succeeded);
     stage.sound().await;
 }
 
