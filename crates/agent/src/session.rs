@@ -33,8 +33,6 @@ pub enum SessionError {
     Refused { code: RefuseCode, message: String },
     #[error(transparent)]
     Shell(#[from] ShellError),
-    #[error("the site said nothing for {SESSION_SILENCE:?}")]
-    Silent,
     #[error("the site broke the protocol: {0}")]
     Protocol(String),
     #[error("the session was stopped")]
@@ -78,7 +76,7 @@ impl Link {
         };
         let greet = async {
             write_message(&mut tls, FrameType::Hello, &hello).await?;
-            read_frame(&mut tls, MAX_FRAME).await
+            read_frame(&mut tls, MAX_FRAME, HANDSHAKE).await
         };
         let (kind, body) =
             tokio::time::timeout(HANDSHAKE, greet).await.unwrap_or(Err(ShellError::Closed)).map_err(SessionError::from)?;
@@ -164,25 +162,29 @@ async fn stream_session(
         disks: disks.to_vec(),
     };
     let (tls, welcome) = link.open(hello::Session::Stream(hello)).await?;
-    *backoff = Backoff(FIRST_WAIT);
-    *refusal.lock() = None;
     let now = stream.clock().wall();
-    stream.with_sender(|s| s.connected(now, Seq(welcome.durable), welcome.has_content));
+    stream.with_sender(|s| s.connected(now, Seq(welcome.durable), welcome.has_content, welcome.same_writer));
     tracing::info!(%server, durable = welcome.durable, "stream connected");
     let (mut reader, mut writer) = tokio::io::split(tls);
     tokio::select! {
-        r = read_stream(&mut reader, stream) => r,
+        r = read_stream(&mut reader, stream, refusal, backoff) => r,
         w = write_stream(&mut writer, stream) => w,
     }
 }
 
-async fn read_stream(reader: &mut (impl AsyncRead + Unpin), stream: &Stream) -> Result<(), SessionError> {
+async fn read_stream(
+    reader: &mut (impl AsyncRead + Unpin),
+    stream: &Stream,
+    refusal: &parking_lot::Mutex<Option<String>>,
+    backoff: &mut Backoff,
+) -> Result<(), SessionError> {
     loop {
-        let (kind, body) = tokio::time::timeout(SESSION_SILENCE, read_frame(reader, MAX_FRAME))
-            .await
-            .map_err(|_| SessionError::Silent)??;
+        let (kind, body) = read_frame(reader, MAX_FRAME, SESSION_SILENCE).await?;
         let outcome = match kind {
             FrameType::Ack => {
+                // Not before: a site that cannot store finds out with the first record after its welcome.
+                *backoff = Backoff(FIRST_WAIT);
+                *refusal.lock() = None;
                 let ack = Ack::decode(body).map_err(ShellError::from)?;
                 stream.with_sender(|s| s.ack(ack))
             }
@@ -199,15 +201,16 @@ async fn read_stream(reader: &mut (impl AsyncRead + Unpin), stream: &Stream) -> 
 }
 
 async fn write_stream(writer: &mut (impl AsyncWrite + Unpin), stream: &Stream) -> Result<(), SessionError> {
-    let mut last_ping = Duration::ZERO;
+    // The first frame: the site sets its idea of this clock by it.
+    let mut last_ping = None;
     loop {
         if stream.stopped() {
             writer.shutdown().await.map_err(ShellError::from)?;
             return Ok(());
         }
         let now = stream.clock().monotonic();
-        if now.saturating_sub(last_ping) >= HEARTBEAT_EVERY {
-            last_ping = now;
+        if last_ping.is_none_or(|at| now.saturating_sub(at) >= HEARTBEAT_EVERY) {
+            last_ping = Some(now);
             let ping = stream.with_ping();
             writer.write_all(&ping).await.map_err(ShellError::from)?;
         }
@@ -264,9 +267,7 @@ async fn control_session(
     let mut report = channel.report.clone();
     let read = async {
         loop {
-            let (kind, body) = tokio::time::timeout(SESSION_SILENCE, read_frame(&mut reader, MAX_FRAME))
-                .await
-                .map_err(|_| SessionError::Silent)??;
+            let (kind, body) = read_frame(&mut reader, MAX_FRAME, SESSION_SILENCE).await?;
             match kind {
                 FrameType::Control => {
                     let message: Control = decode_message(&body).map_err(ShellError::from)?;

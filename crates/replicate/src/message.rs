@@ -69,6 +69,10 @@ pub struct Welcome {
     /// The site holds content of this server already.
     #[prost(bool, tag = "3")]
     pub has_content: bool,
+    /// The newest record here came from the agent process that says hello now: what it has not seen
+    /// acknowledged goes on from `durable`. Else numbers above are another's, and it starts anew.
+    #[prost(bool, tag = "4")]
+    pub same_writer: bool,
 }
 
 /// The site's answer to a [`Hello`] it refuses, or its last word in a session.

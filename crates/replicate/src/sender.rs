@@ -165,6 +165,8 @@ pub struct Sender {
     unbarriered: bool,
     live: bool,
     ever_live: bool,
+    /// The source is lost: what was captured goes out, nothing more is read and no point is cut.
+    sealed: bool,
     sync_total: u64,
     sync_sent: u64,
     limit: usize,
@@ -200,6 +202,7 @@ impl Sender {
             unbarriered: false,
             live: false,
             ever_live: false,
+            sealed: false,
             sync_total: 0,
             sync_sent: 0,
             limit: AGENT_QUEUE,
@@ -252,7 +255,22 @@ impl Sender {
     pub fn suspect_all(&mut self) {
         // Something may have been sent since the site was found empty.
         self.fresh = false;
+        self.sealed = false;
         self.restart();
+    }
+
+    /// The source is lost, or is about to be: from here on it may change unseen. A last barrier is cut
+    /// over what was captured, if that is exact; then nothing is read, no barrier is cut and no sign of life
+    /// promises anything, until [`suspect_all`](Self::suspect_all).
+    pub fn seal(&mut self, now: WallTime) {
+        if self.live && self.unbarriered {
+            self.barrier(now, BarrierKind::Crash);
+        }
+        self.sealed = true;
+        if !self.pending.is_empty() {
+            self.abort_pending();
+            self.live = false;
+        }
     }
 
     fn restart(&mut self) {
@@ -345,25 +363,24 @@ impl Sender {
     }
 
     fn synced(&self) -> bool {
-        self.next_seq.is_some()
+        !self.sealed
+            && self.next_seq.is_some()
             && self.pending.is_empty()
             && self.disks.iter().all(|d| d.dirty.is_empty() && d.scanned >= d.size)
     }
 
     // ---- link side ----------------------------------------------------------------------------
 
-    /// A session was accepted; the site has everything up to `durable`.
-    pub fn connected(&mut self, now: WallTime, durable: Seq, has_content: bool) {
+    /// A session was accepted; the site has everything up to `durable`, and `same_writer` says that the
+    /// newest of it came from this process. Another's records under the same numbers are not ours.
+    pub fn connected(&mut self, now: WallTime, durable: Seq, has_content: bool, same_writer: bool) {
         self.disconnected();
         self.connected = true;
         let assigned = self.next_seq;
-        while self.frames.front().is_some_and(|f| f.last <= durable) {
-            self.pop_frame();
-        }
         // Frames hold every record from `acked + 1` on, so anything from there to the last number
         // given is a place to go on from. Anywhere else, tracking is lost.
         let continues = match assigned {
-            Some(next) => durable.0 < next.0 && durable >= self.acked.durable,
+            Some(next) => same_writer && durable.0 < next.0 && durable >= self.acked.durable,
             None => false,
         };
         if !continues {
@@ -380,6 +397,9 @@ impl Sender {
             for (i, size) in sizes.into_iter().enumerate() {
                 self.push(now, Item::Disk { disk: DiskId(i as u16), size });
             }
+        }
+        while self.frames.front().is_some_and(|f| f.last <= durable) {
+            self.pop_frame();
         }
         self.acked.durable = durable;
     }
@@ -492,7 +512,7 @@ impl Sender {
             seq: Seq(self.next_seq.map_or(0, |s| s.0.saturating_sub(1))),
             time: now,
             lag_bytes: self.lag_bytes(),
-            live: self.live && idle && !self.unbarriered,
+            live: self.live && idle && !self.unbarriered && !self.sealed,
         }
     }
 
@@ -500,7 +520,7 @@ impl Sender {
 
     /// The next thing to read from the source, if the link wants work and memory allows.
     pub fn next_task(&mut self) -> Option<SyncTask> {
-        if !self.connected || self.queue_bytes > self.limit / 2 {
+        if !self.connected || self.sealed || self.queue_bytes > self.limit / 2 {
             return None;
         }
         if let Some(i) = self.disks.iter().position(|d| d.scanned < d.size) {

@@ -3,6 +3,7 @@
 use crate::wire::{FRAME_HEADER, FrameType, WireError, message_frame, parse_header};
 use bytes::{Bytes, BytesMut};
 use std::io;
+use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 
 /// What ended a session.
@@ -10,6 +11,8 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 pub enum ShellError {
     #[error("the connection was closed")]
     Closed,
+    #[error("the peer said nothing for {0:?}")]
+    Silent(Duration),
     #[error(transparent)]
     Io(io::Error),
     #[error("the peer broke the protocol: {0}")]
@@ -27,27 +30,40 @@ impl From<io::Error> for ShellError {
     }
 }
 
-/// Reads one frame whose body is at most `limit` bytes. Not safe to cancel in the middle.
+/// Reads one frame whose body is at most `limit` bytes, from a peer that is never silent for longer than
+/// `silence`. A frame may take far longer than that: on a slow link each byte is a sign of life. Not safe to
+/// cancel in the middle.
 ///
 /// # Errors
 /// See [`ShellError`].
 pub async fn read_frame(
     stream: &mut (impl AsyncRead + Unpin),
     limit: usize,
+    silence: Duration,
 ) -> Result<(FrameType, Bytes), ShellError> {
-    let mut header = [0; FRAME_HEADER];
-    stream.read_exact(&mut header).await?;
-    let (kind, len) = parse_header(header, limit)?;
+    let header = read_bytes(stream, FRAME_HEADER, silence).await?;
+    let mut fixed = [0; FRAME_HEADER];
+    fixed.copy_from_slice(&header);
+    let (kind, len) = parse_header(fixed, limit)?;
+    Ok((kind, read_bytes(stream, len, silence).await?))
+}
+
+async fn read_bytes(
+    stream: &mut (impl AsyncRead + Unpin),
+    len: usize,
+    silence: Duration,
+) -> Result<Bytes, ShellError> {
     // Grows as bytes arrive, so a lying length costs its sender the bytes.
-    let mut body = BytesMut::with_capacity(len.min(1 << 20));
+    let mut bytes = BytesMut::with_capacity(len.min(1 << 20));
     let mut rest = stream.take(len as u64);
-    while body.len() < len {
-        body.reserve((len - body.len()).min(1 << 20));
-        if rest.read_buf(&mut body).await? == 0 {
+    while bytes.len() < len {
+        bytes.reserve((len - bytes.len()).min(1 << 20));
+        let read = tokio::time::timeout(silence, rest.read_buf(&mut bytes)).await;
+        if read.map_err(|_| ShellError::Silent(silence))?? == 0 {
             return Err(ShellError::Closed);
         }
     }
-    Ok((kind, body.freeze()))
+    Ok(bytes.freeze())
 }
 
 /// Writes whole frames and flushes.
@@ -71,3 +87,6 @@ pub async fn write_message(
 ) -> Result<(), ShellError> {
     write_frame(stream, &message_frame(kind, message)).await
 }
+
+#[cfg(test)]
+mod tests;

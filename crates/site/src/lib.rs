@@ -8,11 +8,13 @@
 //! It decides nothing: control does, through [`lifeboat_api::port::SitePort`].
 
 pub mod errors;
+pub mod lag;
 pub mod launch;
 pub mod listen;
 pub mod mount;
 pub mod port;
 pub mod server;
+pub mod sessions;
 
 use lifeboat_api::port::{ControlPort, ServerSpec};
 use lifeboat_api::tls::server_config_mutual;
@@ -32,6 +34,10 @@ use zeroize::Zeroizing;
 
 /// How often journals are looked at for what has left their window.
 const TRIM_EVERY: Duration = Duration::from_secs(30);
+/// How often the audit log hears the same of a peer that does not stop trying.
+const TOLD_EVERY: Duration = Duration::from_secs(60);
+/// Different things told within that time.
+const MOST_TOLD: usize = 1024;
 
 /// Settings of the data side.
 pub struct SiteSettings {
@@ -72,7 +78,8 @@ pub struct Site {
     /// restart is told the same as before, not that nothing is assigned to it.
     pub(crate) specs: RwLock<HashMap<ServerId, ServerSpec>>,
     pub(crate) opening: tokio::sync::Mutex<()>,
-    pub(crate) sessions: listen::Sessions,
+    pub(crate) sessions: sessions::Sessions,
+    told: Mutex<HashMap<(&'static str, String), Duration>>,
     pub(crate) mounts: mount::Mounts,
     /// Mounts of runs found at the start, until their server is held again.
     interrupted: Mutex<Vec<mount::MountRecord>>,
@@ -119,7 +126,8 @@ impl Site {
             cells: RwLock::default(),
             specs: RwLock::new(specs),
             opening: tokio::sync::Mutex::default(),
-            sessions: listen::Sessions::default(),
+            sessions: sessions::Sessions::default(),
+            told: Mutex::default(),
             cancel: Arc::default(),
             control: OnceLock::new(),
             shutdown: watch::channel(false).0,
@@ -151,6 +159,21 @@ impl Site {
         if let Some(control) = self.control() {
             control.note(action, target, outcome, detail);
         }
+    }
+
+    /// For the audit log, about what a peer may repeat as often as it likes: told once in [`TOLD_EVERY`].
+    pub(crate) fn note_often(&self, action: &'static str, target: &str, outcome: &str, detail: &str) {
+        let now = self.clock.monotonic();
+        {
+            let mut told = self.told.lock();
+            told.retain(|_, at| now.saturating_sub(*at) < TOLD_EVERY);
+            let key = (action, target.to_owned());
+            if told.contains_key(&key) || told.len() >= MOST_TOLD {
+                return;
+            }
+            told.insert(key, now);
+        }
+        self.note(action, target, outcome, detail);
     }
 
     pub(crate) fn cell(&self, server: ServerId) -> Option<Arc<ServerCell>> {
@@ -187,11 +210,18 @@ impl Site {
         };
         for record in mine {
             let id = record.mount.id.clone();
-            if let Err(e) = self.serve_mount(record.server, record.mount, true).await {
-                tracing::error!(mount = id, "a run's point cannot be served again: {e}");
-                self.note("mount.resume", &id, "failed", &e.to_string());
+            if let Err(e) = self.serve_mount(record.server, record.mount.clone(), true).await {
+                tracing::error!(mount = id, "a run's point cannot be served again yet: {e}");
+                self.note_often("mount.resume", &id, "failed", &e.to_string());
+                self.interrupted.lock().push(record);
             }
         }
+    }
+
+    /// Ends a run's mount for good.
+    pub(crate) fn drop_run_mount(&self, id: &str) {
+        self.interrupted.lock().retain(|r| r.mount.id != id);
+        self.mounts.remove(id);
     }
 
     async fn trim_loop(self: Arc<Self>) {

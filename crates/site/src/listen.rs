@@ -1,28 +1,31 @@
 //! The replication listener: who may come in, and what each session does.
 //!
 //! Every peer proves itself by TLS before it may say anything, then has a moment for one small
-//! `Hello`. A session is cut when its agent is revoked, its server's epoch ends or a frame breaks the rules.
+//! `Hello`. A session is cut when its agent is revoked or its certificate ends, its server's epoch ends or a frame
+//! breaks the rules, whether or not the peer reads: within [`KEEPALIVE`] at the latest.
 
 use crate::server::{Job, No, ServerCell, SessionOut};
 use crate::Site;
-use lifeboat_base::limits::{BLOCK, HANDSHAKE, MAX_FRAME, MAX_HELLO, SESSION_SILENCE, SITE_QUEUE};
-use lifeboat_base::{AgentId, Epoch, ServerId, WallTime};
+use crate::sessions::{AgentLink, Key, Listed, StreamLink};
+use lifeboat_base::limits::{
+    BLOCK, HANDSHAKE, MAX_DISKS, MAX_FRAME, MAX_HELLO, MAX_TEXT, SESSION_SILENCE, SITE_QUEUE,
+};
+use lifeboat_base::{AgentId, Epoch, ServerId};
 use lifeboat_replicate::message::{
-    Assignments, Control, Hello, ProbeResult, Refuse, RefuseCode, Renew, Renewed, Report, StreamSession, VERSION,
+    Control, Hello, Refuse, RefuseCode, Renew, Renewed, Report, ServerReport, StreamSession, VERSION,
     Welcome, control, hello,
 };
 use lifeboat_replicate::receiver::Receiver;
 use lifeboat_replicate::shell::{ShellError, read_frame, write_frame, write_message};
 use lifeboat_replicate::wire::{Ack, Answer, FrameType, Offer, Ping, decode_message, decode_records, message_frame};
 use parking_lot::Mutex;
-use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{Semaphore, mpsc, oneshot, watch};
+use tokio::sync::{Notify, Semaphore, mpsc, oneshot, watch};
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 
@@ -30,83 +33,45 @@ use tokio_rustls::server::TlsStream;
 const MAX_SESSIONS: usize = 4096;
 /// Answers and control messages waiting for a slow peer.
 const OUTGOING: usize = 64;
-/// How often an idle session hears from this side.
+/// How often an idle session hears from this side, and how often a peer is judged again.
 const KEEPALIVE: Duration = Duration::from_secs(2);
 
 type Tls = TlsStream<TcpStream>;
 
-/// An agent that holds a control session.
-pub struct AgentLink {
-    pub session: u64,
-    pub address: String,
-    pub version: String,
-    pub since: WallTime,
-    pub instance: u64,
-    outgoing: mpsc::Sender<Control>,
-    probes: Mutex<HashMap<u64, oneshot::Sender<ProbeResult>>>,
-    end: watch::Sender<Option<No>>,
+/// Who a session's peer proved to be.
+struct Peer {
+    agent: AgentId,
+    address: SocketAddr,
+    certificate: Vec<u8>,
 }
 
-impl AgentLink {
-    /// Sends what is to be captured.
-    pub async fn assign(&self, assignments: Assignments) {
-        let message = Control { id: 0, body: Some(control::Body::Assignments(assignments)) };
-        let _ = self.outgoing.send(message).await;
-    }
-
-    /// Asks what is behind a capture.
-    pub async fn probe(&self, id: u64, capture: String, patience: Duration) -> Option<ProbeResult> {
-        let (tx, rx) = oneshot::channel();
-        self.probes.lock().insert(id, tx);
-        let body = control::Body::Probe(lifeboat_replicate::message::Probe { capture });
-        let sent = self.outgoing.send(Control { id, body: Some(body) }).await.is_ok();
-        let result = if sent { tokio::time::timeout(patience, rx).await.ok().and_then(Result::ok) } else { None };
-        self.probes.lock().remove(&id);
-        result
-    }
-
-    pub fn cut(&self, no: No) {
-        self.end.send_replace(Some(no));
-    }
-}
-
-/// A stream session now open.
-pub struct StreamLink {
-    pub agent: AgentId,
-    pub instance: u64,
-    end: watch::Sender<Option<No>>,
-}
-
-/// Everything that is connected.
-#[derive(Default)]
-pub struct Sessions {
-    next: AtomicU64,
-    pub agents: Mutex<HashMap<AgentId, Arc<AgentLink>>>,
-    pub streams: Mutex<HashMap<ServerId, (u64, StreamLink)>>,
-}
-
-impl Sessions {
-    pub fn next_id(&self) -> u64 {
-        self.next.fetch_add(1, Ordering::Relaxed) + 1
-    }
-
-    /// Cuts every session of an agent.
-    pub fn cut_agent(&self, agent: AgentId, no: &No) {
-        if let Some(link) = self.agents.lock().get(&agent) {
-            link.cut(no.clone());
-        }
-        for (_, stream) in self.streams.lock().values() {
-            if stream.agent == agent {
-                stream.end.send_replace(Some(no.clone()));
-            }
+impl Peer {
+    /// Whether it may still be here.
+    fn admitted(&self, site: &Site) -> Result<(), No> {
+        let Some(control) = site.control() else { return Ok(()) };
+        match control.admit(&self.certificate, &self.address.to_string()) {
+            Ok(_) => Ok(()),
+            Err(why) => Err(No::new(RefuseCode::NotAssigned, why.to_string())),
         }
     }
+}
 
-    pub fn cut_stream(&self, server: ServerId, no: &No) {
-        if let Some((_, stream)) = self.streams.lock().get(&server) {
-            stream.end.send_replace(Some(no.clone()));
+/// Judges a session again and again; ends with the reason when it may not go on. What changed between a peer's
+/// admission and its place in the lists is found so, and a certificate that ends.
+async fn judge(judgement: impl Fn() -> Result<(), No>) -> No {
+    loop {
+        tokio::time::sleep(KEEPALIVE).await;
+        if let Err(no) = judgement() {
+            return no;
         }
     }
+}
+
+/// Writes a frame to a peer that reads.
+async fn send(writer: &mut (impl AsyncWrite + Unpin), frame: &[u8]) -> Result<(), ShellError> {
+    tokio::time::timeout(SESSION_SILENCE, write_frame(writer, frame))
+        .await
+        .unwrap_or(Err(ShellError::Silent(SESSION_SILENCE)))
 }
 
 /// Accepts peers until `shutdown` is set.
@@ -161,7 +126,8 @@ async fn peer(site: &Arc<Site>, tcp: TcpStream, address: SocketAddr, tls: &TlsAc
             return;
         }
     };
-    let hello = tokio::time::timeout(HANDSHAKE, read_frame(&mut stream, MAX_HELLO)).await;
+    let peer = Peer { agent, address, certificate };
+    let hello = tokio::time::timeout(HANDSHAKE, read_frame(&mut stream, MAX_HELLO, HANDSHAKE)).await;
     let hello: Hello = match hello {
         Ok(Ok((FrameType::Hello, body))) => match decode_message(&body) {
             Ok(h) => h,
@@ -180,8 +146,8 @@ async fn peer(site: &Arc<Site>, tcp: TcpStream, address: SocketAddr, tls: &TlsAc
         return;
     }
     let ended = match hello.session.clone() {
-        Some(hello::Session::Control(_)) => control_session(site, stream, agent, address, &hello).await,
-        Some(hello::Session::Stream(s)) => stream_session(site, stream, agent, &hello, s).await,
+        Some(hello::Session::Control(_)) => control_session(site, stream, &peer, &hello).await,
+        Some(hello::Session::Stream(s)) => stream_session(site, stream, &peer, &hello, s).await,
         None => Err(ShellError::Closed),
     };
     if let Err(e) = ended {
@@ -213,10 +179,10 @@ async fn refuse(stream: &mut (impl AsyncWrite + Unpin), no: &No) -> Result<(), S
 async fn control_session(
     site: &Arc<Site>,
     mut stream: Tls,
-    agent: AgentId,
-    address: SocketAddr,
+    peer: &Peer,
     hello: &Hello,
 ) -> Result<(), ShellError> {
+    let (agent, address) = (peer.agent, peer.address);
     let (outgoing, mut queue) = mpsc::channel(OUTGOING);
     let (end, mut ended) = watch::channel(None);
     let session = site.sessions.next_id();
@@ -227,14 +193,17 @@ async fn control_session(
         since: site.clock.wall(),
         instance: hello.instance,
         outgoing,
+        assignments: Notify::new(),
         probes: Mutex::default(),
         end,
     });
     let clash = {
         let mut agents = site.sessions.agents.lock();
         let other = agents.get(&agent).filter(|o| o.instance != hello.instance).map(|o| o.address.clone());
-        if other.is_none() {
-            agents.insert(agent, Arc::clone(&link));
+        if other.is_none()
+            && let Some(old) = agents.insert(agent, Arc::clone(&link))
+        {
+            old.cut(No::new(RefuseCode::Busy, "a newer session took over"));
         }
         other
     };
@@ -244,19 +213,19 @@ async fn control_session(
              if that one is gone it is forgotten within {SESSION_SILENCE:?}; \
              if it is a clone of this machine, remove its state directory and join it anew"
         );
-        site.note("agent.clash", &agent.to_string(), "refused", &format!("{address} while {other} is connected"));
+        let detail = format!("{} while {} is connected", address.ip(), host_of(&other));
+        site.note_often("agent.clash", &agent.to_string(), "refused", &detail);
         return refuse(&mut stream, &No::new(RefuseCode::Busy, text)).await;
     }
+    let _listed = Listed { sessions: &site.sessions, session, key: Key::Agent(agent) };
     tracing::info!(%agent, %address, "agent connected");
     let welcome = Welcome { version: VERSION, ..Welcome::default() };
-    write_message(&mut stream, FrameType::Welcome, &welcome).await?;
-    link.assign(site.assignments(agent)).await;
+    send(&mut stream, &message_frame(FrameType::Welcome, &welcome)).await?;
+    link.assign();
     let (mut reader, mut writer) = tokio::io::split(stream);
     let read = async {
         loop {
-            let (kind, body) = tokio::time::timeout(SESSION_SILENCE, read_frame(&mut reader, MAX_FRAME))
-                .await
-                .map_err(|_| ShellError::Closed)??;
+            let (kind, body) = read_frame(&mut reader, MAX_FRAME, SESSION_SILENCE).await?;
             if kind != FrameType::Control {
                 return Err(ShellError::Closed);
             }
@@ -267,22 +236,28 @@ async fn control_session(
         loop {
             let message = tokio::select! {
                 m = queue.recv() => m.ok_or(ShellError::Closed)?,
-                () = tokio::time::sleep(KEEPALIVE) => Control { id: 0, body: Some(control::Body::Ping(true)) },
-                no = end_of(&mut ended) => {
-                    refuse(&mut writer, &no).await?;
-                    return Ok(());
+                () = link.assignments.notified() => {
+                    Control { id: 0, body: Some(control::Body::Assignments(site.assignments(agent))) }
                 }
+                () = tokio::time::sleep(KEEPALIVE) => Control { id: 0, body: Some(control::Body::Ping(true)) },
             };
-            write_frame(&mut writer, &message_frame(FrameType::Control, &message)).await?;
+            send(&mut writer, &message_frame(FrameType::Control, &message)).await?;
         }
     };
-    let result: Result<(), ShellError> = tokio::select! { r = read => r, w = write => w };
-    let mut agents = site.sessions.agents.lock();
-    if agents.get(&agent).is_some_and(|l| l.session == session) {
-        agents.remove(&agent);
-    }
+    // Beside the writing, not in it: a peer that does not read is cut all the same.
+    let last: Result<No, ShellError> = tokio::select! {
+        r = read => r,
+        w = write => w,
+        no = end_of(&mut ended) => Ok(no),
+        no = judge(|| peer.admitted(site)) => Ok(no),
+    };
     tracing::info!(%agent, %address, "agent disconnected");
-    result
+    refuse(&mut writer, &last?).await
+}
+
+/// The host of `host:port`.
+fn host_of(address: &str) -> &str {
+    address.rsplit_once(':').map_or(address, |(host, _)| host)
 }
 
 async fn handle_control(site: &Arc<Site>, agent: AgentId, link: &Arc<AgentLink>, message: Control) {
@@ -294,15 +269,13 @@ async fn handle_control(site: &Arc<Site>, agent: AgentId, link: &Arc<AgentLink>,
             }
         }
         Some(control::Body::Renew(Renew { csr })) => {
-            let (site, link) = (Arc::clone(site), Arc::clone(link));
-            tokio::spawn(async move {
-                let Some(control) = site.control() else { return };
-                let renewed = match control.renew(agent, &csr).await {
-                    Ok(certificate) => Renewed { certificate, error: String::new() },
-                    Err(e) => Renewed { certificate: String::new(), error: e.to_string() },
-                };
-                let _ = link.outgoing.send(Control { id: 0, body: Some(control::Body::Renewed(renewed)) }).await;
-            });
+            // One at a time: the agent's next word waits.
+            let Some(control) = site.control() else { return };
+            let renewed = match control.renew(agent, &csr).await {
+                Ok(certificate) => Renewed { certificate, error: String::new() },
+                Err(e) => Renewed { certificate: String::new(), error: e.to_string() },
+            };
+            let _ = link.outgoing.send(Control { id: 0, body: Some(control::Body::Renewed(renewed)) }).await;
         }
         _ => {}
     }
@@ -314,8 +287,20 @@ fn take_report(site: &Site, agent: AgentId, report: Report) {
         if let Some(cell) = cell
             && cell.spec.read().agent == agent
         {
-            cell.measured.lock().report = Some(r);
+            cell.measured.lock().report = Some(bounded(r));
         }
+    }
+}
+
+/// A report as it is kept: what is shown of it, no longer than people write.
+fn bounded(r: ServerReport) -> ServerReport {
+    let cut = |text: String| if text.len() > MAX_TEXT { text.chars().take(MAX_TEXT / 4).collect() } else { text };
+    ServerReport {
+        capture: cut(r.capture),
+        stalled: cut(r.stalled),
+        exports: r.exports.into_iter().take(MAX_DISKS).map(cut).collect(),
+        disks: Vec::new(),
+        ..r
     }
 }
 
@@ -328,13 +313,13 @@ fn may_stream(site: &Site, agent: AgentId, s: &StreamSession) -> Result<Arc<Serv
     let cell = site.cell(id).ok_or_else(not_assigned)?;
     let spec = cell.spec.read();
     if spec.agent != agent {
-        site.note("stream.refused", &spec.name, "refused", &format!("agent {agent} does not own this server"));
+        site.note_often("stream.refused", &spec.name, "refused", &format!("agent {agent} does not own this server"));
         return Err(not_assigned());
     }
     if Epoch(s.epoch) != spec.epoch {
         let text = format!("epoch {} is over; the site is at epoch {}", s.epoch, spec.epoch);
         if Epoch(s.epoch) < spec.epoch {
-            site.note("stream.stale-epoch", &spec.name, "refused", &text);
+            site.note_often("stream.stale-epoch", &spec.name, "refused", &text);
         }
         return Err(No::new(RefuseCode::StaleEpoch, text));
     }
@@ -348,10 +333,11 @@ fn may_stream(site: &Site, agent: AgentId, s: &StreamSession) -> Result<Arc<Serv
 async fn stream_session(
     site: &Arc<Site>,
     mut stream: Tls,
-    agent: AgentId,
+    peer: &Peer,
     hello: &Hello,
     s: StreamSession,
 ) -> Result<(), ShellError> {
+    let agent = peer.agent;
     let cell = match may_stream(site, agent, &s) {
         Ok(c) => c,
         Err(no) => return refuse(&mut stream, &no).await,
@@ -364,7 +350,9 @@ async fn stream_session(
         let busy = streams.get(&server).is_some_and(|(_, l)| l.instance != hello.instance);
         if !busy {
             let link = StreamLink { agent, instance: hello.instance, end: end.clone() };
-            streams.insert(server, (session, link));
+            if let Some((_, old)) = streams.insert(server, (session, link)) {
+                old.end.send_replace(Some(No::new(RefuseCode::Busy, "a newer session took over")));
+            }
         }
         busy
     };
@@ -372,30 +360,36 @@ async fn stream_session(
         let no = No::new(RefuseCode::Busy, "another agent process sends this server's writes now");
         return refuse(&mut stream, &no).await;
     }
-    let result = admitted_stream(&cell, stream, session, Epoch(s.epoch), s.disks, (end, ended)).await;
-    {
-        let mut streams = site.sessions.streams.lock();
-        if streams.get(&server).is_some_and(|(id, _)| *id == session) {
-            streams.remove(&server);
-        }
-    }
+    let listed = Listed { sessions: &site.sessions, session, key: Key::Stream(server) };
+    let judgement = || peer.admitted(site).and_then(|()| may_stream(site, agent, &s).map(drop));
+    let opening = Opening { session, instance: hello.instance, epoch: Epoch(s.epoch), disks: s.disks.clone() };
+    let result = admitted_stream(&cell, stream, opening, (end, ended), judgement).await;
+    drop(listed);
     let _ = cell.jobs.send(Job::Close { session }).await;
     result
+}
+
+/// What a stream begins with.
+struct Opening {
+    session: u64,
+    instance: u64,
+    epoch: Epoch,
+    disks: Vec<lifeboat_replicate::message::Disk>,
 }
 
 async fn admitted_stream(
     cell: &Arc<ServerCell>,
     mut stream: Tls,
-    session: u64,
-    epoch: Epoch,
-    disks: Vec<lifeboat_replicate::message::Disk>,
+    opening: Opening,
     (end, mut ended): (watch::Sender<Option<No>>, watch::Receiver<Option<No>>),
+    judgement: impl Fn() -> Result<(), No>,
 ) -> Result<(), ShellError> {
+    let Opening { session, instance, epoch, disks } = opening;
     let (acks, mut acked) = watch::channel(Ack::default());
     let (answers, mut answer_queue) = mpsc::channel::<Answer>(OUTGOING);
     let out = SessionOut { acks, answers, end };
     let (reply, opened) = oneshot::channel();
-    let job = Job::Open { session, epoch, disks, out, reply };
+    let job = Job::Open { session, instance, epoch, disks, out, reply };
     let opened = match cell.jobs.send(job).await {
         Ok(()) => opened.await.ok(),
         Err(_) => None,
@@ -405,7 +399,7 @@ async fn admitted_stream(
         Ok(o) => o,
         Err(no) => return refuse(&mut stream, &no).await,
     };
-    write_message(&mut stream, FrameType::Welcome, &welcome).await?;
+    send(&mut stream, &message_frame(FrameType::Welcome, &welcome)).await?;
     let (mut reader, mut writer) = tokio::io::split(stream);
     let read = async {
         let room = Arc::new(Semaphore::new(SITE_QUEUE / 1024));
@@ -414,7 +408,7 @@ async fn admitted_stream(
             match outcome {
                 Ok(()) => {}
                 Err(Ended::Shell(e)) => return Err(e),
-                Err(Ended::No(no)) => return Ok(Some(no)),
+                Err(Ended::No(no)) => return Ok(no),
             }
         }
     };
@@ -424,27 +418,29 @@ async fn admitted_stream(
                 a = acked.changed() => {
                     a.map_err(|_| ShellError::Closed)?;
                     let frame = acked.borrow_and_update().frame();
-                    write_frame(&mut writer, &frame).await?;
+                    send(&mut writer, &frame).await?;
                 }
                 a = answer_queue.recv() => {
                     let answer = a.ok_or(ShellError::Closed)?;
-                    write_frame(&mut writer, &answer.frame()).await?;
+                    send(&mut writer, &answer.frame()).await?;
                 }
-                no = end_of(&mut ended) => return Ok(Some(no)),
                 () = tokio::time::sleep(KEEPALIVE) => {
                     let ack = *acked.borrow();
                     // Before the first acknowledgement: what the welcome said.
                     let durable = ack.durable.max(lifeboat_base::Seq(welcome.durable));
-                    write_frame(&mut writer, &Ack { durable, ..ack }.frame()).await?;
+                    send(&mut writer, &Ack { durable, ..ack }.frame()).await?;
                 }
             }
         }
     };
-    let last: Result<Option<No>, ShellError> = tokio::select! { r = read => r, w = write => w };
-    if let Some(no) = last? {
-        refuse(&mut writer, &no).await?;
-    }
-    Ok(())
+    // Beside the writing, not in it: a peer that does not read is cut all the same.
+    let last: Result<No, ShellError> = tokio::select! {
+        r = read => r,
+        w = write => w,
+        no = end_of(&mut ended) => Ok(no),
+        no = judge(judgement) => Ok(no),
+    };
+    refuse(&mut writer, &last?).await
 }
 
 enum Ended {
@@ -466,9 +462,7 @@ async fn read_one(
     room: &Arc<Semaphore>,
 ) -> Result<(), Ended> {
     let protocol = |m: String| Ended::No(No::new(RefuseCode::Protocol, m));
-    let (kind, body) = tokio::time::timeout(SESSION_SILENCE, read_frame(reader, MAX_FRAME))
-        .await
-        .map_err(|_| Ended::Shell(ShellError::Closed))??;
+    let (kind, body) = read_frame(reader, MAX_FRAME, SESSION_SILENCE).await?;
     let len = body.len();
     let job = match kind {
         FrameType::Records => {

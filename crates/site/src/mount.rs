@@ -118,7 +118,10 @@ impl Mounts {
                 Ok(mount)
             }
             Err(e) => {
-                if let Err(e) = fs::remove_dir_all(&dir) {
+                // What a run depends on stays described, so that it can be tried again.
+                if !dir.join("mount.json").exists()
+                    && let Err(e) = fs::remove_dir_all(&dir)
+                {
                     tracing::warn!("{}: {e}", dir.display());
                 }
                 Err(e)
@@ -189,9 +192,16 @@ impl Mounts {
         write().map_err(|e| failed("cannot describe the mount", e))
     }
 
-    /// Ends a mount. One that is not there is no error.
+    /// Ends a mount of this module's own naming, also one that could not be served again. One that is not there is
+    /// no error.
     pub fn remove(&self, id: &str) {
-        let Some(served) = self.served.lock().remove(id) else { return };
+        let Some(served) = self.served.lock().remove(id) else {
+            match fs::remove_dir_all(self.dir.join(id)) {
+                Err(e) if e.kind() != std::io::ErrorKind::NotFound => tracing::warn!("mount {id}: {e}"),
+                _ => {}
+            }
+            return;
+        };
         for s in served.servers {
             if let Err(e) = s.shutdown(GOODBYE) {
                 tracing::warn!("{e}");

@@ -10,10 +10,11 @@ use lifeboat_api::types::{
     ServerRuntime, SyncPhase, SyncProgress,
 };
 use lifeboat_base::point::PointSpec;
-use lifeboat_base::{AgentId, PointId, RunId, ServerId};
+use lifeboat_base::{AgentId, Epoch, PointId, RunId, Seq, ServerId};
 use lifeboat_block::BarrierKind;
 use lifeboat_journal::PointQuery;
 use lifeboat_replicate::message::{Phase, RefuseCode};
+use lifeboat_replicate::receiver::Receiver;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -83,10 +84,10 @@ impl Site {
         })
     }
 
-    async fn push_assignments(&self, agent: AgentId) {
-        let link = self.sessions.agents.lock().get(&agent).cloned();
-        if let Some(link) = link {
-            link.assign(self.assignments(agent)).await;
+    /// The agent is told what it shall capture, as it is when the message leaves.
+    fn push_assignments(&self, agent: AgentId) {
+        if let Some(link) = self.sessions.agents.lock().get(&agent) {
+            link.assign();
         }
     }
 
@@ -246,6 +247,10 @@ impl SitePort for SiteHandle {
             let error = PortError::new(code, e.message);
             return Err(if e.hint.is_empty() { error } else { error.hint(e.hint) });
         }
+        // The receiver judges disks in a stream; these come before one, and are kept.
+        if let Err(e) = Receiver::new(Epoch(0), Seq::ZERO, &result.disks, &[]) {
+            return Err(PortError::new(ErrorCode::Invalid, format!("the agent's answer cannot be used: {e}")));
+        }
         Ok(result
             .disks
             .into_iter()
@@ -274,9 +279,9 @@ impl SitePort for SiteHandle {
             self.sessions.cut_stream(spec.id, &No::new(RefuseCode::NotAssigned, "replication of this server stopped"));
         }
         self.0.resume_mounts(spec.id).await;
-        self.push_assignments(spec.agent).await;
+        self.push_assignments(spec.agent);
         if old.agent != spec.agent {
-            self.push_assignments(old.agent).await;
+            self.push_assignments(old.agent);
         }
         Ok(())
     }
@@ -287,7 +292,7 @@ impl SitePort for SiteHandle {
         if let Some(cell) = cell {
             self.sessions.cut_stream(server, &No::new(RefuseCode::NotAssigned, "this server was deleted"));
             let agent = cell.spec.read().agent;
-            self.push_assignments(agent).await;
+            self.push_assignments(agent);
             cell.stop().await;
         }
         let site = Arc::clone(&self.0);
@@ -310,8 +315,7 @@ impl SitePort for SiteHandle {
         let cell = self.cell(server)?;
         let m = cell.measured.lock().clone();
         let usage = cell.reader.usage();
-        let now = self.clock.wall();
-        let rpo = usage.newest.as_ref().and_then(|_| cell.rpo(now));
+        let rpo = usage.newest.as_ref().and_then(|_| m.coverage.age(self.clock.monotonic()));
         let connected = m.session.is_some();
         let (health, reason) = self.health(&cell, connected, rpo, m.live);
         let report = m.report.filter(|_| cell.spec.read().active);
@@ -493,7 +497,7 @@ impl SitePort for SiteHandle {
                 handle.stop(graceful).map_err(|e| errors::launch(&e))?;
             }
             handle.cleanup(keep_logs).map_err(|e| errors::launch(&e))?;
-            site.mounts.remove(&Site::run_mount(run));
+            site.drop_run_mount(&Site::run_mount(run));
             Ok(())
         })
         .await
@@ -507,7 +511,7 @@ impl SitePort for SiteHandle {
                 let text = format!("{} % of the run's disks are its own", progress.percent);
                 return Err(PortError::new(ErrorCode::Conflict, text).hint("wait until hydration is over"));
             }
-            site.mounts.remove(&Site::run_mount(run));
+            site.drop_run_mount(&Site::run_mount(run));
             Ok(())
         })
         .await

@@ -1,10 +1,12 @@
 //! One protected server at the receiving site: its journal, the thread that owns it, and what is
 //! measured of it.
 //!
-//! Invariants: only the worker thread writes the journal. An acknowledgement is sent only after
-//! `commit` returned (I2). A frame counts only while its session is the current one (I4). An offer
-//! is answered by what the journal holds at its place in the stream.
+//! Invariants: only the worker thread writes the journal, and it never waits for a peer. An
+//! acknowledgement is sent only after `commit` returned (I2). A frame counts only while its session is the
+//! current one (I4). A session begins only when all that was taken before is on stable storage, so no number is
+//! ever given to two records. An offer is answered by what the journal holds at its place in the stream.
 
+use crate::lag::Coverage;
 use lifeboat_api::port::ServerSpec;
 use lifeboat_api::types::WindowSpec;
 use lifeboat_base::limits::BLOCK;
@@ -18,7 +20,9 @@ use lifeboat_replicate::message::{Disk, RefuseCode, ServerReport, Welcome};
 use lifeboat_replicate::receiver::Receiver;
 use lifeboat_replicate::wire::{Ack, Answer, Offer, Ping, ZERO_HASH, hash_block};
 use parking_lot::{Mutex, RwLock};
-use std::path::Path;
+use std::fs;
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -28,6 +32,9 @@ use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot, watch};
 const JOBS: usize = 1024;
 /// Payload bytes taken into one commit.
 const COMMIT: usize = 4 << 20;
+
+const FULL: &str =
+    "the site's disk is full: make room or shorten the window; replication goes on by itself then";
 
 /// A refusal to be sent to the agent.
 #[derive(Debug, Clone)]
@@ -55,6 +62,8 @@ pub struct SessionOut {
 pub enum Job {
     Open {
         session: u64,
+        /// The agent process's number.
+        instance: u64,
         epoch: Epoch,
         disks: Vec<Disk>,
         out: SessionOut,
@@ -90,12 +99,9 @@ pub enum Job {
 #[derive(Debug, Default, Clone)]
 pub struct Measured {
     pub report: Option<ServerReport>,
-    /// The stream session now open, its agent process, and when it was last heard of.
+    /// The stream session now open.
     pub session: Option<u64>,
-    /// Every write completed at the source before this (source's clock) is durable here.
-    pub covered: Option<WallTime>,
-    /// This site's clock minus the source's, in nanoseconds, when last heard.
-    pub clock_offset: i64,
+    pub coverage: Coverage,
     pub lag_bytes: u64,
     /// Barriers are being cut.
     pub live: bool,
@@ -140,8 +146,12 @@ impl ServerCell {
     /// What the journal says.
     pub fn open(o: &OpenServer<'_>) -> Result<Arc<Self>, JournalError> {
         let config = journal_config(&o.spec.window);
-        let (mut journal, opened) =
+        let (journal, opened) =
             Journal::open(o.dir, &o.key, config, Arc::clone(&o.clock), Arc::clone(&o.entropy))?;
+        Self::start(o, journal, opened)
+    }
+
+    fn start(o: &OpenServer<'_>, mut journal: Journal, opened: OpenReport) -> Result<Arc<Self>, JournalError> {
         if journal.epoch() < o.spec.epoch {
             journal.set_epoch(o.spec.epoch)?;
         }
@@ -156,10 +166,13 @@ impl ServerCell {
             received: AtomicU64::new(0),
             content: AtomicU64::new(0),
         });
-        let newest = cell.reader.usage().newest;
-        cell.measured.lock().covered = newest.map(|p| p.source_time);
+        if let Some(newest) = cell.reader.usage().newest {
+            let age = o.clock.wall().since(newest.site_time);
+            cell.measured.lock().coverage = Coverage::restored(age, o.clock.monotonic());
+        }
         let worker = Worker {
             cell: Arc::clone(&cell),
+            writer: WriterFile(o.dir.with_file_name("writer")),
             clock: Arc::clone(&o.clock),
             journal,
             session: None,
@@ -182,11 +195,25 @@ impl ServerCell {
         }
     }
 
-    /// Age of what is covered, by the source's clock; `None` before the first point.
-    pub fn rpo(&self, now: WallTime) -> Option<Duration> {
-        let m = self.measured.lock();
-        let source_now = now.0.saturating_add_signed(-m.clock_offset);
-        m.covered.map(|c| WallTime(source_now).since(c))
+}
+
+/// Which agent process wrote the newest record, beside the journal. It outlives this process, so that after a restart the
+/// agent's unacknowledged records go on where they were, and no other's are taken for them.
+struct WriterFile(PathBuf);
+
+impl WriterFile {
+    fn is(&self, instance: u64) -> bool {
+        fs::read_to_string(&self.0).is_ok_and(|text| text.trim() == format!("{instance:016x}"))
+    }
+
+    /// On stable storage when it returns.
+    fn set(&self, instance: u64) -> io::Result<()> {
+        let temp = self.0.with_extension("new");
+        let mut file = fs::File::create(&temp)?;
+        writeln!(file, "{instance:016x}")?;
+        file.sync_all()?;
+        fs::rename(&temp, &self.0)?;
+        self.0.parent().map_or(Ok(()), |dir| fs::File::open(dir)?.sync_all())
     }
 }
 
@@ -196,6 +223,7 @@ struct View {
 }
 
 struct Snapshot {
+    disk: DiskId,
     device: PointDevice,
     /// Blocks written since the snapshot: never said to be there.
     written: DirtyMap,
@@ -208,6 +236,7 @@ struct Current {
 
 struct Worker {
     cell: Arc<ServerCell>,
+    writer: WriterFile,
     clock: Arc<dyn Clock>,
     journal: Journal,
     session: Option<Current>,
@@ -240,17 +269,14 @@ impl Worker {
 
     fn handle(&mut self, job: Job) -> Option<oneshot::Sender<()>> {
         match job {
-            Job::Open { session, epoch, disks, out, reply } => {
-                self.commit();
-                let answer = self.open(epoch, &disks);
+            Job::Open { session, instance, epoch, disks, out, reply } => {
+                let answer = self.open(instance, epoch, &disks);
                 if answer.is_ok() {
-                    if let Some(old) = self.session.take() {
-                        old.out.end.send_replace(Some(No::new(RefuseCode::Busy, "a newer session took over")));
-                    }
+                    self.end_session(No::new(RefuseCode::Busy, "a newer session took over"));
                     self.session = Some(Current { id: session, out });
-                    self.view = None;
                     let mut m = self.cell.measured.lock();
-                    (m.session, m.live) = (Some(session), false);
+                    m.session = Some(session);
+                    m.coverage.begin_session();
                 }
                 let _ = reply.send(answer);
             }
@@ -271,21 +297,12 @@ impl Worker {
             }
             Job::Close { session } => {
                 if self.is_current(session) {
-                    self.session = None;
-                    self.view = None;
-                    let mut m = self.cell.measured.lock();
-                    (m.session, m.live) = (None, false);
+                    self.end_session(No::new(RefuseCode::Shutdown, "the session is over"));
                 }
             }
             Job::SetEpoch { epoch, reply } => {
                 self.commit();
-                if let Some(s) = self.session.take() {
-                    let no = No::new(RefuseCode::StaleEpoch, format!("epoch {epoch} has begun at the site"));
-                    s.out.end.send_replace(Some(no));
-                    let mut m = self.cell.measured.lock();
-                    (m.session, m.live) = (None, false);
-                }
-                self.view = None;
+                self.end_session(No::new(RefuseCode::StaleEpoch, format!("epoch {epoch} has begun at the site")));
                 let _ = reply.send(self.journal.set_epoch(epoch));
             }
             Job::Stop { reply } => return Some(reply),
@@ -297,10 +314,36 @@ impl Worker {
         self.session.as_ref().is_some_and(|s| s.id == session)
     }
 
-    fn open(&self, epoch: Epoch, disks: &[Disk]) -> Result<(Welcome, Receiver), No> {
+    /// Ends the present session, if there is one, and says why.
+    fn end_session(&mut self, no: No) {
+        self.view = None;
+        let mut m = self.cell.measured.lock();
+        (m.session, m.live) = (None, false);
+        drop(m);
+        if let Some(s) = self.session.take() {
+            s.out.end.send_replace(Some(no));
+        }
+    }
+
+    /// Everything taken is on stable storage. What a full disk kept back must be stored before a session is told
+    /// where to go on: another process would give the same numbers to other records.
+    fn settle(&mut self) -> Result<(), No> {
+        let held_back = self.journal.last_seq() > self.journal.durable_seq();
+        if held_back && self.cell.measured.lock().fault.is_none() {
+            self.uncommitted = self.uncommitted.max(1);
+            self.commit();
+        }
         if let Some(fault) = &self.cell.measured.lock().fault {
             return Err(No::new(RefuseCode::Storage, fault.clone()));
         }
+        if self.journal.last_seq() > self.journal.durable_seq() {
+            return Err(No::new(RefuseCode::Storage, FULL));
+        }
+        Ok(())
+    }
+
+    fn open(&mut self, instance: u64, epoch: Epoch, disks: &[Disk]) -> Result<(Welcome, Receiver), No> {
+        self.settle()?;
         if epoch != self.journal.epoch() {
             let m = format!("the stream is of epoch {epoch}; the site is at epoch {}", self.journal.epoch());
             return Err(No::new(RefuseCode::StaleEpoch, m));
@@ -309,9 +352,15 @@ impl Worker {
         let durable = self.journal.durable_seq();
         let receiver = Receiver::new(epoch, durable, disks, &known)
             .map_err(|e| No::new(RefuseCode::Disks, e.to_string()))?;
-        let has_content = self.cell.reader.usage().records > known.len() as u64;
+        // A stream begins with its disks; whatever followed them may be content.
+        let has_content = durable.0 > known.len() as u64;
+        let same_writer = self.writer.is(instance);
+        if !same_writer && let Err(e) = self.writer.set(instance) {
+            tracing::error!(server = self.cell.spec.read().name, "the writer's name cannot be stored: {e}");
+            return Err(No::new(RefuseCode::Storage, format!("the site cannot store: {e}; it is tried again")));
+        }
         let version = lifeboat_replicate::message::VERSION;
-        Ok((Welcome { version, durable: durable.0, has_content }, receiver))
+        Ok((Welcome { version, durable: durable.0, has_content, same_writer }, receiver))
     }
 
     fn append(&mut self, records: &[Record]) {
@@ -340,7 +389,7 @@ impl Worker {
 
     fn wrote(&mut self, disk: DiskId, offset: u64, len: u64) {
         if let Some(view) = &mut self.view
-            && let Some(s) = view.disks.get_mut(usize::from(disk.0))
+            && let Some(s) = view.disks.iter_mut().find(|s| s.disk == disk)
         {
             s.written.mark(offset, len);
         }
@@ -353,14 +402,11 @@ impl Worker {
         match self.journal.commit() {
             Ok(durable) => {
                 self.uncommitted = 0;
-                let newest = self.newest.take();
-                let mut m = self.cell.measured.lock();
-                m.fault = None;
-                if let Some(time) = newest {
-                    m.covered = Some(m.covered.map_or(time, |c| c.max(time)));
+                if let Some(time) = self.newest.take() {
+                    let mut m = self.cell.measured.lock();
+                    m.coverage.cover(time, self.clock.monotonic());
                     m.live = true;
                 }
-                drop(m);
                 if let Some(s) = &self.session {
                     let barrier = durable.barrier.map_or(Seq::ZERO, |b| b.seq);
                     s.out.acks.send_replace(Ack { durable: durable.seq, barrier });
@@ -374,11 +420,8 @@ impl Worker {
     fn fail(&mut self, e: &JournalError) {
         self.uncommitted = 0;
         self.newest = None;
-        self.view = None;
         let text = match e {
-            JournalError::NoSpace => {
-                "the site's disk is full: make room or shorten the window; replication goes on by itself then".into()
-            }
+            JournalError::NoSpace => FULL.into(),
             JournalError::StaleEpoch { .. } | JournalError::Gap { .. } | JournalError::Invalid { .. } => e.to_string(),
             other => format!("{other}; restart 'lifeboat serve' once the disk is sound"),
         };
@@ -388,26 +431,23 @@ impl Worker {
             JournalError::Gap { .. } | JournalError::Invalid { .. } => RefuseCode::Protocol,
             _ => RefuseCode::Storage,
         };
-        let mut m = self.cell.measured.lock();
-        (m.session, m.live) = (None, false);
         // A full disk is tried again with the next session; after anything else the writer stops (I2).
-        let for_good = matches!(e, JournalError::Poisoned(_) | JournalError::Io { .. });
-        m.fault = for_good.then(|| text.clone());
-        drop(m);
-        if let Some(s) = self.session.take() {
-            s.out.end.send_replace(Some(No::new(code, text)));
+        if matches!(e, JournalError::Poisoned(_) | JournalError::Io { .. }) {
+            self.cell.measured.lock().fault = Some(text.clone());
         }
+        self.end_session(No::new(code, text));
     }
 
     fn ping(&mut self, ping: &Ping) {
         self.commit();
-        let now = self.clock.wall();
-        let covers = ping.live && self.journal.durable_seq() >= ping.seq;
+        let now = self.clock.monotonic();
+        let covers =
+            ping.live && self.journal.durable_seq() >= ping.seq && self.journal.latest_point().is_some();
         let mut m = self.cell.measured.lock();
-        m.clock_offset = i64::try_from(i128::from(now.0) - i128::from(ping.time.0)).unwrap_or(0);
+        m.coverage.heard(ping.time, now);
         m.lag_bytes = ping.lag_bytes;
-        if covers && m.covered.is_some() {
-            m.covered = m.covered.max(Some(ping.time));
+        if covers {
+            m.coverage.cover(ping.time, now);
             m.live = true;
         }
     }
@@ -422,10 +462,14 @@ impl Worker {
                 vec![true; offer.hashes.len()]
             }
         };
-        if let Some(s) = &self.session
-            && s.out.answers.blocking_send(Answer { id: offer.id, needed }).is_err()
-        {
-            tracing::debug!("the session ended before its answer");
+        let full = self.session.as_ref().is_some_and(|s| {
+            let sent = s.out.answers.try_send(Answer { id: offer.id, needed });
+            matches!(sent, Err(mpsc::error::TrySendError::Full(_)))
+        });
+        if full {
+            // Never waited for: the journal has other work, the end of this session's epoch for one.
+            let text = "the agent makes offers and does not take the answers";
+            self.end_session(No::new(RefuseCode::Protocol, text));
         }
     }
 
@@ -435,13 +479,14 @@ impl Worker {
             let disks = self.journal.disks();
             let snapshot = |d: &lifeboat_journal::DiskInfo| -> Result<_, lifeboat_journal::PointError> {
                 Ok(Snapshot {
+                    disk: d.disk,
                     device: self.cell.reader.open_live(d.disk)?,
                     written: DirtyMap::new(d.size),
                 })
             };
             self.view = Some(View { disks: disks.iter().map(snapshot).collect::<Result<_, _>>()? });
         }
-        let Some(s) = self.view.as_ref().and_then(|v| v.disks.get(usize::from(offer.disk.0))) else {
+        let Some(s) = self.view.as_ref().and_then(|v| v.disks.iter().find(|s| s.disk == offer.disk)) else {
             return Ok(vec![true; offer.hashes.len()]);
         };
         let size = s.device.size();
@@ -466,3 +511,6 @@ impl Worker {
         Ok(needed)
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -135,7 +135,7 @@ impl World {
             self.connected = true;
             self.site.hello();
             assert!(self.site.durable <= self.site.last);
-            self.sender.connected(now(), self.site.last, self.site.records > 1);
+            self.sender.connected(now(), self.site.last, self.site.records > 1, true);
         }
     }
 
@@ -247,6 +247,10 @@ impl World {
     /// I1: what the site holds at each barrier is what the source held when it was cut.
     fn check(&self) {
         assert_eq!(self.site.disk, self.source, "the copy differs from the source");
+        self.check_barriers();
+    }
+
+    fn check_barriers(&self) {
         let mut cut = self.cut.iter();
         for (seq, content) in &self.site.barriers {
             assert!(cut.any(|c| c == content), "barrier {seq} shows what the source never held");
@@ -446,4 +450,87 @@ fn a_hole_that_appeared_unseen_is_found() {
     w.sender.suspect_all();
     w.settle();
     w.check();
+}
+
+/// Failure 13 and 21: two processes under one identity, one after the other.
+#[test]
+fn numbers_another_process_used_are_not_taken_for_ours() {
+    let mut w = World::new(1 << 30);
+    w.settle();
+    w.write(0, b"captured here, never acknowledged");
+    w.encode();
+    w.encode();
+    w.disconnect();
+    // Meanwhile another process wrote a record under the number ours has.
+    let content = vec![7; 512];
+    let theirs = Record {
+        epoch: Epoch(1),
+        seq: w.site.last.next(),
+        time: now(),
+        body: Body::Data {
+            disk: DISK,
+            offset: 8 * BLOCK as u64,
+            len: 512,
+            codec: lifeboat_block::Codec::Raw,
+            crc: crc32c::crc32c(&content),
+            payload: content.into(),
+        },
+    };
+    w.site.apply(&theirs);
+    w.connected = true;
+    w.site.hello();
+    w.sender.connected(now(), w.site.last, true, false);
+    w.settle();
+    w.check();
+}
+
+/// A source that goes on unseen must leave no trace in any point.
+#[test]
+fn after_a_seal_the_last_writes_go_out_and_nothing_is_read() {
+    let mut w = World::new(1 << 30);
+    w.settle();
+    w.write(3, b"last words");
+    w.sender.seal(now());
+    w.cut.push(w.source.clone());
+    // The machine runs on; nobody sees this.
+    w.source[4 * BLOCK..5 * BLOCK].fill(0xEE);
+    for _ in 0..20 {
+        assert_eq!(w.sender.next_task(), None);
+        w.tick();
+        w.encode();
+        w.transmit();
+        w.ack();
+    }
+    assert!(w.sender.status().drained);
+    assert!(!w.sender.ping(now()).live, "a lost source promises nothing");
+    w.check_barriers();
+    // Attached again.
+    w.sender.suspect_all();
+    w.settle();
+    w.check();
+}
+
+#[test]
+fn a_sync_cut_short_by_a_seal_cuts_no_point() {
+    let mut w = World::new(1 << 30);
+    w.connect();
+    w.begin_read();
+    w.end_read(false);
+    w.begin_read();
+    w.sender.seal(now());
+    w.source[4 * BLOCK..5 * BLOCK].fill(0xEE);
+    w.end_read(false);
+    for _ in 0..20 {
+        w.tick();
+        w.encode();
+        w.transmit();
+        w.answer();
+        w.ack();
+    }
+    assert!(w.cut.is_empty() && w.site.barriers.is_empty());
+    // A reconnect to a site that lost everything does not wake it up either.
+    w.disconnect();
+    w.connected = true;
+    w.sender.connected(now(), Seq(0), false, false);
+    assert_eq!(w.sender.next_task(), None);
 }
