@@ -199,6 +199,33 @@ pub async fn join(join: Join) -> Result<AgentConfig> {
         .context("this is not a join token; make one at the site: lifeboat token create --agent")?;
     let key = rcgen::KeyPair::generate()?;
     let csr = rcgen::CertificateParams::default().serialize_request(&key)?.pem()?;
+    // Before the token is spent: a directory that cannot be written is found now.
+    let made = !dir.exists();
+    fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(dir)
+        .with_context(|| format!("cannot create {}", dir.display()))?;
+    let key_pem = key.serialize_pem();
+    let joined = async {
+        write_private(&dir.join("agent.key"), key_pem.as_bytes())?;
+        certified(&join, fingerprint, csr, &key_pem).await
+    }
+    .await;
+    if joined.is_err() {
+        for name in ["agent.toml", "agent.pem", "ca.pem", "agent.key"] {
+            let _ = fs::remove_file(dir.join(name));
+        }
+        if made {
+            let _ = fs::remove_dir(dir);
+        }
+    }
+    joined
+}
+
+/// Has the key certified and stores what the site answers.
+async fn certified(join: &Join, fingerprint: Fingerprint, csr: String, key_pem: &str) -> Result<AgentConfig> {
+    let dir = &join.dir;
     let client = Client::connect(&join.site, &Trust::Fingerprint(fingerprint), None)?;
     let request = JoinRequest { token: join.token.trim().into(), name: join.name.clone(), csr };
     let answer = client.join(&request).await?;
@@ -206,22 +233,15 @@ pub async fn join(join: Join) -> Result<AgentConfig> {
         Fingerprint::of_pem(&answer.ca)? == fingerprint,
         "the site answered with another authority than the token names; do not use this token"
     );
-    let key_pem = key.serialize_pem();
-    Identity::current(&answer.ca, answer.certificate.clone(), &key_pem).context("the site's answer cannot be used")?;
-    let replication = match join.replication {
-        Some(r) => r,
+    Identity::current(&answer.ca, answer.certificate.clone(), key_pem).context("the site's answer cannot be used")?;
+    let replication = match &join.replication {
+        Some(r) => r.clone(),
         None => match answer.replication.strip_prefix(':') {
             Some(port) => format!("{}:{port}", client.host()),
             None => answer.replication.clone(),
         },
     };
     let config = AgentConfig { name: answer.name, id: answer.agent, replication };
-    fs::DirBuilder::new()
-        .recursive(true)
-        .mode(0o700)
-        .create(dir)
-        .with_context(|| format!("cannot create {}", dir.display()))?;
-    write_private(&dir.join("agent.key"), key_pem.as_bytes())?;
     write_private(&dir.join("ca.pem"), answer.ca.as_bytes())?;
     write_private(&dir.join("agent.pem"), answer.certificate.as_bytes())?;
     // Last: its presence says that all is there.
