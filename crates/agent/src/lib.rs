@@ -14,3 +14,6 @@ pub mod identity;
 pub mod session;
 pub mod stream;
 pub mod supervisor;
+
+#[cfg(test)]
+mod testing;

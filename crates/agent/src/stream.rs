@@ -25,6 +25,13 @@ const READ_RETRY: Duration = Duration::from_secs(1);
 /// Where a sync reads a server's disks; `None` while the capture is not attached.
 type Source = Option<Arc<[Arc<dyn BlockDevice>]>>;
 
+/// A place of the source that could not be read.
+struct Trouble {
+    disk: DiskId,
+    offset: u64,
+    text: String,
+}
+
 /// See the module's text.
 pub struct Stream {
     clock: Arc<dyn Clock>,
@@ -34,6 +41,7 @@ pub struct Stream {
     /// Told when a frame can be written.
     pub writer_wake: Notify,
     source: Mutex<Source>,
+    trouble: Mutex<Option<Trouble>>,
     stop: AtomicBool,
 }
 
@@ -46,6 +54,7 @@ impl Stream {
             sync_wake: Condvar::new(),
             writer_wake: Notify::new(),
             source: Mutex::new(None),
+            trouble: Mutex::new(None),
             stop: AtomicBool::new(false),
         })
     }
@@ -77,12 +86,22 @@ impl Stream {
     /// The disks as the sync reads them from now on.
     pub fn attach(&self, source: Vec<Arc<dyn BlockDevice>>) {
         *self.source.lock() = Some(source.into());
+        *self.trouble.lock() = None;
         self.sync_wake.notify_all();
+    }
+
+    /// The source is lost or about to be: it is read no more, and what was captured is the last of it. Call it as soon as
+    /// that is known, before anything slow; [`detach`](Self::detach) follows.
+    pub fn seal(&self) {
+        let mut sender = self.sender.lock();
+        sender.seal(self.clock.wall());
+        self.encoder_wake.notify_one();
     }
 
     /// The source is gone. What is written there from now on is not seen.
     pub fn detach(&self) {
         *self.source.lock() = None;
+        *self.trouble.lock() = None;
         self.sender.lock().suspect_all();
     }
 
@@ -159,6 +178,11 @@ impl Stream {
         }
     }
 
+    /// Why the source cannot be read, as long as that is so.
+    pub fn trouble(&self) -> Option<String> {
+        self.trouble.lock().as_ref().map(|t| t.text.clone())
+    }
+
     pub fn status(&self) -> Status {
         self.sender.lock().status()
     }
@@ -217,17 +241,34 @@ impl Stream {
             drop(sender);
             let done = self.carry_out(&task, &source);
             sender = self.sender.lock();
-            if let Err(e) = done {
-                tracing::warn!(disk = %task.disk, offset = task.offset, "the source cannot be read: {e}");
-                sender.task_failed(task.id);
-                self.sync_wake.wait_for(&mut sender, READ_RETRY);
+            match done {
+                Ok(()) => {
+                    let there = task.offset..task.offset + task.len;
+                    let mut trouble = self.trouble.lock();
+                    if trouble.as_ref().is_some_and(|t| t.disk == task.disk && there.contains(&t.offset)) {
+                        *trouble = None;
+                    }
+                }
+                Err(e) => {
+                    let text = format!("{} cannot be read at byte {}: {e}", task.disk, task.offset);
+                    tracing::warn!("{text}");
+                    sender.task_failed(task.id);
+                    *self.trouble.lock() = Some(Trouble { disk: task.disk, offset: task.offset, text });
+                    // Every acknowledgement wakes this thread; the source is tried again no sooner for it.
+                    let failed = self.clock.monotonic();
+                    while !self.stopped() && self.clock.monotonic().saturating_sub(failed) < READ_RETRY {
+                        self.sync_wake.wait_for(&mut sender, READ_RETRY);
+                    }
+                }
             }
             self.encoder_wake.notify_one();
         }
     }
 
     fn carry_out(&self, task: &SyncTask, source: &[Arc<dyn BlockDevice>]) -> Result<(), BlockError> {
-        let device = &source[usize::from(task.disk.0)];
+        let device = source.get(usize::from(task.disk.0)).ok_or_else(|| {
+            BlockError::Io(std::io::Error::other("the capture has fewer disks than the server"))
+        })?;
         match task.kind {
             TaskKind::Scan => {
                 let holes = holes(&**device, task.offset, task.len)?;
@@ -249,6 +290,7 @@ fn holes(device: &dyn BlockDevice, offset: u64, len: u64) -> Result<Vec<(u64, u6
     let mut found: Vec<(u64, u64)> = Vec::new();
     let (mut at, end) = (offset, offset + len);
     while at < end {
+        let before = at;
         for extent in device.status(at, end - at)? {
             if extent.kind != ExtentKind::Data {
                 match found.last_mut() {
@@ -257,6 +299,10 @@ fn holes(device: &dyn BlockDevice, offset: u64, len: u64) -> Result<Vec<(u64, u6
                 }
             }
             at += extent.len;
+        }
+        if at == before {
+            // A source that does not say is read.
+            break;
         }
     }
     Ok(found)

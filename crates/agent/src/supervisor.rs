@@ -9,8 +9,9 @@ use crate::capture::{CaptureState, StateCell, probe};
 use crate::identity::{Identity, write_private};
 use crate::session::{Link, run_stream};
 use crate::stream::Stream;
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail, ensure};
 use lifeboat_api::types::CaptureSpec;
+use lifeboat_base::limits::{MAX_DISK, MAX_DISKS};
 use lifeboat_base::{Clock, Epoch, ServerId};
 use lifeboat_replicate::message::{
     Assignment, Assignments, Disk, Failure, Phase, Probe, ProbeResult, Report, ServerReport,
@@ -35,6 +36,8 @@ pub struct Supervisor {
     clock: Arc<dyn Clock>,
     runtime: Handle,
     units: HashMap<ServerId, Unit>,
+    /// What could not be started, and why: said to the site, tried again with the next assignments.
+    broken: Vec<(Assignment, String)>,
     rates: HashMap<ServerId, Rate>,
 }
 
@@ -61,7 +64,7 @@ struct Rate {
 
 impl Supervisor {
     pub fn new(link: Link, clock: Arc<dyn Clock>, runtime: Handle) -> Self {
-        Self { link, clock, runtime, units: HashMap::new(), rates: HashMap::new() }
+        Self { link, clock, runtime, units: HashMap::new(), broken: Vec::new(), rates: HashMap::new() }
     }
 
     fn cache(&self) -> PathBuf {
@@ -97,12 +100,16 @@ impl Supervisor {
                 unit.stop();
             }
         }
+        self.broken.clear();
         for (id, a) in wanted {
             if !self.units.contains_key(&id) {
                 tracing::info!(server = a.name, epoch = a.epoch, "capture starts");
-                match self.start(id, a) {
+                match self.start(id, a.clone()) {
                     Ok(unit) => drop(self.units.insert(id, unit)),
-                    Err(e) => tracing::error!("the capture cannot start: {e:#}"),
+                    Err(e) => {
+                        tracing::error!(server = a.name, "the capture cannot start: {e:#}");
+                        self.broken.push((a, format!("the capture cannot start: {e:#}")));
+                    }
                 }
             }
         }
@@ -111,12 +118,19 @@ impl Supervisor {
     fn start(&self, id: ServerId, assignment: Assignment) -> Result<Unit> {
         let spec: CaptureSpec =
             serde_json::from_str(&assignment.capture).context("the assignment's capture is not understood")?;
+        check_disks(&assignment, &spec)?;
         let sizes: Vec<u64> = assignment.disks.iter().map(|d| d.size).collect();
         let stream = Stream::new(Arc::clone(&self.clock), Epoch(assignment.epoch), &sizes);
         let state = Arc::new(StateCell::default());
         let stop = Arc::new(StopFlag::default());
-        let (capture, exports) = self.capture(id, &assignment, &spec, &stream, &state, &stop)?;
         let threads = stream.start()?;
+        let (capture, exports) = match self.capture(id, &assignment, &spec, &stream, &state, &stop) {
+            Ok(c) => c,
+            Err(e) => {
+                stream.stop();
+                return Err(e);
+            }
+        };
         let refusal = Arc::new(Mutex::new(None));
         let session = self.runtime.spawn(run_stream(
             self.link.clone(),
@@ -179,7 +193,7 @@ impl Supervisor {
     pub fn report(&mut self) -> Report {
         let now = self.clock.monotonic();
         self.rates.retain(|id, _| self.units.contains_key(id));
-        let servers = self
+        let mut servers: Vec<ServerReport> = self
             .units
             .iter()
             .map(|(id, u)| {
@@ -194,6 +208,7 @@ impl Supervisor {
                 let capture = u.state.get();
                 let stalled = match (&capture, u.refusal.lock().clone()) {
                     (_, Some(no)) => no,
+                    (CaptureState::Attached, None) => u.stream.trouble().unwrap_or_default(),
                     (c, None) => c.reason(),
                 };
                 ServerReport {
@@ -211,6 +226,13 @@ impl Supervisor {
                 }
             })
             .collect();
+        servers.extend(self.broken.iter().map(|(a, why)| ServerReport {
+            server: a.server.clone(),
+            capture: CaptureState::Stalled(String::new()).name(),
+            stalled: why.clone(),
+            disks: a.disks.clone(),
+            ..ServerReport::default()
+        }));
         Report { servers }
     }
 
@@ -246,6 +268,19 @@ fn phase(p: sender::Phase) -> Phase {
         sender::Phase::Resync => Phase::Resync,
         sender::Phase::Live => Phase::Live,
     }
+}
+
+/// The site is trusted, and still not to make this process ask for more memory than there is.
+fn check_disks(assignment: &Assignment, spec: &CaptureSpec) -> Result<()> {
+    let disks = &assignment.disks;
+    ensure!(!disks.is_empty() && disks.len() <= MAX_DISKS, "the assignment has {} disks", disks.len());
+    if let Some(d) = disks.iter().find(|d| d.size == 0 || d.size > MAX_DISK) {
+        bail!("the assignment gives disk '{}' {} bytes", d.name, d.size);
+    }
+    if let CaptureSpec::Splitter { paths, .. } = spec {
+        ensure!(paths.len() == disks.len(), "the assignment has {} paths for {} disks", paths.len(), disks.len());
+    }
+    Ok(())
 }
 
 /// Serves a splitter until it is stopped; a source or address that is not to be had is awaited.
@@ -315,3 +350,6 @@ pub fn lock_directory(identity: &Identity) -> Result<fs::File> {
     })?;
     Ok(file)
 }
+
+#[cfg(test)]
+mod tests;

@@ -63,8 +63,9 @@ impl BlockDevice for Sink {
     }
 
     fn trim(&self, offset: u64, len: u64) -> Result<(), BlockError> {
-        self.write_zeroes(offset, len, ZeroMode::MayPunch)?;
-        // The machine's disk may be set to ignore discards, and keeps its old bytes then: look.
+        lifeboat_block::device::check_range(self.size, offset, len)?;
+        // The machine's disk may be set to ignore discards, and keeps its old bytes then: look. Until then no
+        // point is cut, so none says zeros that are not there.
         self.stream.suspect(self.disk, offset, len);
         Ok(())
     }
@@ -113,7 +114,7 @@ pub fn find_disks(qmp: &Qmp, wanted: &[String]) -> Result<Vec<MachineDisk>, Capt
     if wanted.is_empty() {
         return Ok(all);
     }
-    wanted
+    let found: Vec<MachineDisk> = wanted
         .iter()
         .map(|w| {
             all.iter().find(|d| d.aliases.contains(w)).map(|d| MachineDisk { name: w.clone(), ..d.clone() }).ok_or_else(
@@ -125,7 +126,16 @@ pub fn find_disks(qmp: &Qmp, wanted: &[String]) -> Result<Vec<MachineDisk>, Capt
                 },
             )
         })
-        .collect()
+        .collect::<Result<_, _>>()?;
+    for (i, disk) in found.iter().enumerate() {
+        if let Some(first) = found[..i].iter().find(|d| d.node == disk.node) {
+            return Err(CaptureError::invalid(
+                format!("'{}' and '{}' are the same disk", first.name, disk.name),
+                "name each disk once",
+            ));
+        }
+    }
+    Ok(found)
 }
 
 pub fn qmp_error(e: &QmpError) -> CaptureError {
@@ -180,6 +190,8 @@ pub fn run(
             Ok(attached) => {
                 state.set(CaptureState::Attached);
                 let why = attached.watch(stop);
+                // Before QEMU is asked anything: the machine may be writing unseen already.
+                stream.seal();
                 attached.clean_up();
                 // The machine's last writes are here: they are worth a moment.
                 stream.drain(GOODBYE);

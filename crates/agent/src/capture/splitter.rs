@@ -234,3 +234,6 @@ impl Splitter {
         state.set(CaptureState::Stopped);
     }
 }
+
+#[cfg(test)]
+mod tests;
