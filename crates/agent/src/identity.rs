@@ -71,7 +71,8 @@ pub fn write_private(path: &Path, content: &[u8]) -> Result<()> {
 
 /// Seconds since 1970 between which the first certificate of a chain is valid.
 fn validity(chain_pem: &str) -> Result<(u64, u64)> {
-    let (_, pem) = x509_parser::pem::parse_x509_pem(chain_pem.as_bytes()).context("the certificate is not PEM")?;
+    let (_, pem) =
+        x509_parser::pem::parse_x509_pem(chain_pem.as_bytes()).context("the certificate is not PEM")?;
     let cert = pem.parse_x509().context("the certificate cannot be read")?;
     let v = cert.validity();
     Ok((
@@ -93,7 +94,8 @@ impl Identity {
         let path = dir.join("agent.toml");
         let config: AgentConfig =
             toml::from_str(&read(dir, "agent.toml")?).with_context(|| format!("in {}", path.display()))?;
-        let (key_pem, ca_pem, chain_pem) = (read(dir, "agent.key")?, read(dir, "ca.pem")?, read(dir, "agent.pem")?);
+        let (key_pem, ca_pem, chain_pem) =
+            (read(dir, "agent.key")?, read(dir, "ca.pem")?, read(dir, "agent.pem")?);
         let current = Self::current(&ca_pem, chain_pem, &key_pem)?;
         Ok(Self { dir: dir.into(), config, key_pem, ca_pem, current: RwLock::new(current), clock })
     }
@@ -146,7 +148,9 @@ impl Identity {
 
     /// A certificate request for the present key.
     pub fn renewal_request(&self) -> Option<String> {
-        certificate_request(&self.key_pem).inspect_err(|e| tracing::error!("no certificate request: {e:#}")).ok()
+        certificate_request(&self.key_pem)
+            .inspect_err(|e| tracing::error!("no certificate request: {e:#}"))
+            .ok()
     }
 
     /// Takes a renewed chain into use, for sessions to come.
@@ -233,7 +237,8 @@ async fn certified(join: &Join, fingerprint: Fingerprint, csr: String, key_pem: 
         Fingerprint::of_pem(&answer.ca)? == fingerprint,
         "the site answered with another authority than the token names; do not use this token"
     );
-    Identity::current(&answer.ca, answer.certificate.clone(), key_pem).context("the site's answer cannot be used")?;
+    Identity::current(&answer.ca, answer.certificate.clone(), key_pem)
+        .context("the site's answer cannot be used")?;
     let replication = match &join.replication {
         Some(r) => r.clone(),
         None => match answer.replication.strip_prefix(':') {

@@ -8,8 +8,8 @@ use crate::stream::Stream;
 use lifeboat_base::limits::{HANDSHAKE, HEARTBEAT_EVERY, MAX_FRAME, SESSION_SILENCE};
 use lifeboat_base::{Entropy, Seq, ServerId};
 use lifeboat_replicate::message::{
-    Assignments, Control, ControlSession, Disk, Hello, Refuse, RefuseCode, Report, StreamSession, VERSION, Welcome,
-    control, hello,
+    Assignments, Control, ControlSession, Disk, Hello, Refuse, RefuseCode, Report, StreamSession, VERSION,
+    Welcome, control, hello,
 };
 use lifeboat_replicate::shell::{ShellError, read_frame, write_frame, write_message};
 use lifeboat_replicate::wire::{Ack, Answer, FrameType, decode_message};
@@ -78,8 +78,10 @@ impl Link {
             write_message(&mut tls, FrameType::Hello, &hello).await?;
             read_frame(&mut tls, MAX_FRAME, HANDSHAKE).await
         };
-        let (kind, body) =
-            tokio::time::timeout(HANDSHAKE, greet).await.unwrap_or(Err(ShellError::Closed)).map_err(SessionError::from)?;
+        let (kind, body) = tokio::time::timeout(HANDSHAKE, greet)
+            .await
+            .unwrap_or(Err(ShellError::Closed))
+            .map_err(SessionError::from)?;
         match kind {
             FrameType::Welcome => {
                 let welcome: Welcome = decode_message(&body).map_err(ShellError::from)?;
@@ -156,11 +158,8 @@ async fn stream_session(
     refusal: &parking_lot::Mutex<Option<String>>,
     backoff: &mut Backoff,
 ) -> Result<(), SessionError> {
-    let hello = StreamSession {
-        server: server.as_bytes().to_vec(),
-        epoch: stream.epoch().0,
-        disks: disks.to_vec(),
-    };
+    let hello =
+        StreamSession { server: server.as_bytes().to_vec(), epoch: stream.epoch().0, disks: disks.to_vec() };
     let (tls, welcome) = link.open(hello::Session::Stream(hello)).await?;
     let now = stream.clock().wall();
     stream.with_sender(|s| s.connected(now, Seq(welcome.durable), welcome.has_content, welcome.same_writer));
@@ -318,7 +317,8 @@ async fn handle_control(
             let answers = answers.clone();
             // A probe opens files and sockets; the session goes on meanwhile.
             tokio::spawn(async move {
-                let result = tokio::task::spawn_blocking(move || crate::supervisor::answer_probe(&probe)).await;
+                let result =
+                    tokio::task::spawn_blocking(move || crate::supervisor::answer_probe(&probe)).await;
                 if let Ok(result) = result {
                     let body = Some(control::Body::ProbeResult(result));
                     let _ = answers.send(Control { id: message.id, body }).await;
@@ -330,7 +330,9 @@ async fn handle_control(
                 tracing::error!("the renewed certificate cannot be used: {e:#}");
             }
         }
-        Some(control::Body::Renewed(r)) => tracing::error!("the site does not renew the certificate: {}", r.error),
+        Some(control::Body::Renewed(r)) => {
+            tracing::error!("the site does not renew the certificate: {}", r.error)
+        }
         Some(control::Body::Ping(_)) | None => {}
         Some(other) => {
             return Err(SessionError::Protocol(format!("unexpected control message {other:?}")));

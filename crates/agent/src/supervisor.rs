@@ -92,8 +92,12 @@ impl Supervisor {
                 Err(e) => tracing::warn!("an assignment is ignored: {e}"),
             }
         }
-        let over: Vec<ServerId> =
-            self.units.iter().filter(|(id, u)| wanted.get(id) != Some(&u.assignment)).map(|(id, _)| *id).collect();
+        let over: Vec<ServerId> = self
+            .units
+            .iter()
+            .filter(|(id, u)| wanted.get(id) != Some(&u.assignment))
+            .map(|(id, _)| *id)
+            .collect();
         for id in over {
             if let Some(unit) = self.units.remove(&id) {
                 tracing::info!(server = unit.assignment.name, "capture stops");
@@ -116,8 +120,8 @@ impl Supervisor {
     }
 
     fn start(&self, id: ServerId, assignment: Assignment) -> Result<Unit> {
-        let spec: CaptureSpec =
-            serde_json::from_str(&assignment.capture).context("the assignment's capture is not understood")?;
+        let spec: CaptureSpec = serde_json::from_str(&assignment.capture)
+            .context("the assignment's capture is not understood")?;
         check_disks(&assignment, &spec)?;
         let sizes: Vec<u64> = assignment.disks.iter().map(|d| d.size).collect();
         let stream = Stream::new(Arc::clone(&self.clock), Epoch(assignment.epoch), &sizes);
@@ -166,7 +170,10 @@ impl Supervisor {
                     sink: run.join(format!("{short}.sink")),
                     export: run.join(format!("{short}.read")),
                 };
-                Ok((thread.spawn(move || mirror::run(&settings, &stream, &clock, &state, &stop))?, Vec::new()))
+                Ok((
+                    thread.spawn(move || mirror::run(&settings, &stream, &clock, &state, &stop))?,
+                    Vec::new(),
+                ))
             }
             CaptureSpec::Splitter { paths, listen } => {
                 let listen = match listen {
@@ -184,7 +191,10 @@ impl Supervisor {
                     listen,
                     tls,
                 };
-                Ok((thread.spawn(move || serve_splitter(&settings, &stream, &clock, &state, &stop))?, exports))
+                Ok((
+                    thread.spawn(move || serve_splitter(&settings, &stream, &clock, &state, &stop))?,
+                    exports,
+                ))
             }
         }
     }
@@ -278,7 +288,12 @@ fn check_disks(assignment: &Assignment, spec: &CaptureSpec) -> Result<()> {
         bail!("the assignment gives disk '{}' {} bytes", d.name, d.size);
     }
     if let CaptureSpec::Splitter { paths, .. } = spec {
-        ensure!(paths.len() == disks.len(), "the assignment has {} paths for {} disks", paths.len(), disks.len());
+        ensure!(
+            paths.len() == disks.len(),
+            "the assignment has {} paths for {} disks",
+            paths.len(),
+            disks.len()
+        );
     }
     Ok(())
 }

@@ -229,8 +229,8 @@ impl Client {
     }
 
     /// Starts cleaning up a drill's run.
-    pub async fn clean_up(&self, id: RunId) -> Result<Operation, ClientError> {
-        self.request(Method::DELETE, &format!("/v1/runs/{id}"), None).await
+    pub async fn clean_up(&self, id: RunId, confirm_disks: bool) -> Result<Operation, ClientError> {
+        self.request(Method::DELETE, &format!("/v1/runs/{id}?confirm_disks={confirm_disks}"), None).await
     }
 
     /// The picture of a run's screen, PNG.

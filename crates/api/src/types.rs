@@ -709,6 +709,16 @@ pub struct DeleteServerQuery {
     pub confirm_points: bool,
 }
 
+/// `DELETE /v1/runs/{id}?confirm_disks=`
+#[derive(Debug, Clone, Default, Serialize, Deserialize, ToSchema, utoipa::IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub struct CleanUpQuery {
+    /// Must be true for the machine of a failover: it ends, and its disks are deleted.
+    #[serde(default)]
+    pub confirm_disks: bool,
+}
+
 /// `GET /v1/runs/{id}/serial?bytes=`
 #[derive(Debug, Clone, Default, Serialize, Deserialize, ToSchema, utoipa::IntoParams)]
 #[serde(deny_unknown_fields)]

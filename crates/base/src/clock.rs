@@ -19,9 +19,7 @@ pub struct SystemClock;
 impl Clock for SystemClock {
     #[allow(clippy::disallowed_methods, reason = "this is the seam")]
     fn wall(&self) -> WallTime {
-        let d = std::time::SystemTime::now()
-            .duration_since(std::time::UNIX_EPOCH)
-            .unwrap_or_default();
+        let d = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
         WallTime(u64::try_from(d.as_nanos()).unwrap_or(u64::MAX))
     }
 
@@ -43,10 +41,7 @@ pub struct ManualClock {
 
 impl Default for ManualClock {
     fn default() -> Self {
-        Self {
-            wall: AtomicU64::new(1_767_225_600_000_000_000),
-            monotonic: AtomicU64::new(0),
-        }
+        Self { wall: AtomicU64::new(1_767_225_600_000_000_000), monotonic: AtomicU64::new(0) }
     }
 }
 

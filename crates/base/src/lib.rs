@@ -13,7 +13,7 @@ pub mod units;
 
 pub use clock::{Clock, ManualClock, SystemClock};
 pub use entropy::{Entropy, SeededEntropy, SystemEntropy};
-pub use point::PointSpec;
 pub use id::{AgentId, DiskId, OperationId, RunId, ServerId};
+pub use point::PointSpec;
 pub use time::WallTime;
 pub use units::{Epoch, PointId, Seq, format_bytes};

@@ -73,10 +73,7 @@ impl FromStr for PointId {
             if !digits(epoch) || !digits(seq) {
                 return None;
             }
-            Some(PointId {
-                epoch: Epoch(epoch.parse().ok()?),
-                seq: Seq(seq.parse().ok()?),
-            })
+            Some(PointId { epoch: Epoch(epoch.parse().ok()?), seq: Seq(seq.parse().ok()?) })
         };
         parse().ok_or_else(|| BadId(s.chars().take(64).collect(), "point (want for example p1.4711)"))
     }
@@ -103,11 +100,7 @@ pub fn format_bytes(bytes: u64) -> String {
         value /= 1024.0;
         unit += 1;
     }
-    if unit == 0 {
-        format!("{bytes} B")
-    } else {
-        format!("{value:.1} {}", UNITS[unit])
-    }
+    if unit == 0 { format!("{bytes} B") } else { format!("{value:.1} {}", UNITS[unit]) }
 }
 
 #[cfg(test)]

@@ -103,8 +103,8 @@ pub enum Command {
     Export(ExportArgs),
     /// Run a recovery point in isolation and check it; replication goes on
     Drill(DrillArgs),
-    /// Remove the machine of a drill now; its report is kept
-    Cleanup(RunId),
+    /// Remove the machine of a drill now, or that of a committed failover; its report is kept
+    Cleanup(CleanupArgs),
     /// List runs: machines launched by drills and failovers
     Runs,
     /// Show one run with its checks and measured times
@@ -116,7 +116,7 @@ pub enum Command {
     Serial(SerialArgs),
     /// Run a server here for real; replication of it ends
     Failover(FailoverArgs),
-    /// Make a failover final and let go of the other points
+    /// Make a failover final: no other point can be chosen; points stay until the server is deleted
     Commit(CommitArgs),
     /// List operations
     #[command(visible_alias = "ops")]
@@ -148,6 +148,22 @@ pub struct Name {
 pub struct RunId {
     /// Id of the run, or enough of its start to be the only one
     pub run: String,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  lifeboat cleanup 65e3cd52                   a drill's machine
+  lifeboat cleanup 7a1d9417 --delete-disks    the machine of a committed failover, with all it wrote")]
+pub struct CleanupArgs {
+    /// Id of the run, or enough of its start to be the only one
+    pub run: String,
+    /// End the machine of a failover too, and delete its disks for good
+    #[arg(long)]
+    pub delete_disks: bool,
+    /// Do not ask
+    #[arg(long)]
+    pub yes: bool,
 }
 
 #[derive(Debug, Args)]

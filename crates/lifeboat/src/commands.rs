@@ -97,10 +97,10 @@ impl Session {
             Command::Unmount(args) => self.unmount(&args.id).await,
             Command::Export(args) => self.export(args).await,
             Command::Drill(args) => match args.command {
-                Some(DrillCommand::Cleanup(run)) => self.cleanup(&run.run).await,
+                Some(DrillCommand::Cleanup(run)) => self.cleanup(&run.run, false, false).await,
                 None => self.drill(args).await,
             },
-            Command::Cleanup(args) => self.cleanup(&args.run).await,
+            Command::Cleanup(args) => self.cleanup(&args.run, args.delete_disks, args.yes).await,
             Command::Runs => self.runs().await,
             Command::Run(args) => self.show_run(&args.run).await,
             Command::Screen(args) => self.screen(args).await,

@@ -128,7 +128,8 @@ impl RecordsFrame {
     /// Appends a record; it gets the next sequence number.
     pub fn push(&mut self, time: WallTime, body: &Body) {
         let o = &mut self.out;
-        let (kind, flavour, disk, payload, offset, len, crc): (u8, u8, u16, &[u8], u64, u64, u32) = match body {
+        let (kind, flavour, disk, payload, offset, len, crc): (u8, u8, u16, &[u8], u64, u64, u32) = match body
+        {
             Body::Data { disk, offset, len, codec, crc, payload } => {
                 (1, *codec as u8, disk.0, payload, *offset, u64::from(*len), *crc)
             }
@@ -222,14 +223,18 @@ fn decode_record(b: &mut Bytes) -> Result<(WallTime, Body), WireError> {
     if kind != 1 && payload_len != 0 {
         return Err(WireError::Bad("payload on a record that has none"));
     }
-    let in_disk = |offset: u64, len: u64| len > 0 && offset.checked_add(len).is_some_and(|end| end <= MAX_DISK);
+    let in_disk =
+        |offset: u64, len: u64| len > 0 && offset.checked_add(len).is_some_and(|end| end <= MAX_DISK);
     let body = match kind {
         1 => {
             let codec = Codec::from_u8(flavour).ok_or(WireError::Bad("unknown codec"))?;
             if !in_disk(offset, len) || len > MAX_RECORD as u64 {
                 return Err(WireError::Bad("data record out of bounds"));
             }
-            if payload_len == 0 || payload_len as u64 > len || (codec == Codec::Raw && payload_len as u64 != len) {
+            if payload_len == 0
+                || payload_len as u64 > len
+                || (codec == Codec::Raw && payload_len as u64 != len)
+            {
                 return Err(WireError::Bad("payload length does not fit its content"));
             }
             Body::Data { disk, offset, len: len as u32, codec, crc, payload }

@@ -10,7 +10,9 @@ pub fn journal(e: &JournalError) -> PortError {
     let code = match e {
         JournalError::NoSpace => ErrorCode::NoSpace,
         JournalError::WrongKey | JournalError::Manifest(_) => ErrorCode::Corrupt,
-        JournalError::StaleEpoch { .. } | JournalError::Locked | JournalError::PlanStale => ErrorCode::Conflict,
+        JournalError::StaleEpoch { .. } | JournalError::Locked | JournalError::PlanStale => {
+            ErrorCode::Conflict
+        }
         JournalError::Gap { .. } | JournalError::Invalid { .. } => ErrorCode::Invalid,
         JournalError::Poisoned(_) | JournalError::Io { .. } => ErrorCode::Internal,
     };
@@ -21,9 +23,8 @@ pub fn point(e: &PointError) -> PortError {
     match e {
         PointError::NoPoints => PortError::new(ErrorCode::Conflict, e.to_string())
             .hint("wait until the initial sync is over: lifeboat status"),
-        PointError::BeforeWindow { .. } => {
-            PortError::new(ErrorCode::NotFound, e.to_string()).hint("choose that one or a later point: lifeboat points")
-        }
+        PointError::BeforeWindow { .. } => PortError::new(ErrorCode::NotFound, e.to_string())
+            .hint("choose that one or a later point: lifeboat points"),
         PointError::Unknown { .. } => {
             PortError::new(ErrorCode::NotFound, e.to_string()).hint("list what there is: lifeboat points")
         }
@@ -41,7 +42,9 @@ pub fn launch(e: &LaunchError) -> PortError {
     let code = match e {
         LaunchError::Spec(_) => ErrorCode::Invalid,
         LaunchError::NotRunning(_) | LaunchError::OtherRun { .. } => ErrorCode::Conflict,
-        LaunchError::Io { source, .. } if source.kind() == std::io::ErrorKind::StorageFull => ErrorCode::NoSpace,
+        LaunchError::Io { source, .. } if source.kind() == std::io::ErrorKind::StorageFull => {
+            ErrorCode::NoSpace
+        }
         LaunchError::Io { .. } | LaunchError::Record { .. } => ErrorCode::Internal,
         _ => ErrorCode::Unavailable,
     };

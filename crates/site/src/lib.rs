@@ -224,6 +224,12 @@ impl Site {
         self.mounts.remove(id);
     }
 
+    /// A run still reads a point of this server, now or since before the restart.
+    fn carries_run(&self, server: ServerId) -> bool {
+        self.mounts.of_server(server).iter().any(|id| id.starts_with(port::RUN_MOUNT))
+            || self.interrupted.lock().iter().any(|r| r.server == server)
+    }
+
     async fn trim_loop(self: Arc<Self>) {
         let mut stop = self.shutdown.subscribe();
         loop {
@@ -233,13 +239,22 @@ impl Site {
             }
             let cells: Vec<_> = self.cells.read().values().cloned().collect();
             for cell in cells {
+                // A run's point must outlive a restart of this process, which a mount's hold on it does not.
+                if self.carries_run(cell.spec.read().id) {
+                    continue;
+                }
                 let trimmed = tokio::task::spawn_blocking(move || {
                     let plan = cell.keeper.plan_trim()?;
                     if plan.is_empty() {
                         return Ok(());
                     }
                     let name = cell.spec.read().name.clone();
-                    tracing::info!(server = name, points = plan.points_dropped(), freed = plan.bytes_freed(), "trim");
+                    tracing::info!(
+                        server = name,
+                        points = plan.points_dropped(),
+                        freed = plan.bytes_freed(),
+                        "trim"
+                    );
                     cell.keeper.trim(&plan).map(drop)
                 })
                 .await;

@@ -4,8 +4,8 @@
 //! `Hello`. A session is cut when its agent is revoked or its certificate ends, its server's epoch ends or a frame
 //! breaks the rules, whether or not the peer reads: within [`KEEPALIVE`] at the latest.
 
-use crate::server::{Job, No, ServerCell, SessionOut};
 use crate::Site;
+use crate::server::{Job, No, ServerCell, SessionOut};
 use crate::sessions::{AgentLink, Key, Listed, StreamLink};
 use lifeboat_base::limits::{
     BLOCK, HANDSHAKE, MAX_DISKS, MAX_FRAME, MAX_HELLO, MAX_TEXT, SESSION_SILENCE, SITE_QUEUE,
@@ -17,7 +17,9 @@ use lifeboat_replicate::message::{
 };
 use lifeboat_replicate::receiver::Receiver;
 use lifeboat_replicate::shell::{ShellError, read_frame, write_frame, write_message};
-use lifeboat_replicate::wire::{Ack, Answer, FrameType, Offer, Ping, decode_message, decode_records, message_frame};
+use lifeboat_replicate::wire::{
+    Ack, Answer, FrameType, Offer, Ping, decode_message, decode_records, message_frame,
+};
 use parking_lot::Mutex;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -75,7 +77,12 @@ async fn send(writer: &mut (impl AsyncWrite + Unpin), frame: &[u8]) -> Result<()
 }
 
 /// Accepts peers until `shutdown` is set.
-pub async fn serve(site: Arc<Site>, listener: TcpListener, tls: TlsAcceptor, mut shutdown: watch::Receiver<bool>) {
+pub async fn serve(
+    site: Arc<Site>,
+    listener: TcpListener,
+    tls: TlsAcceptor,
+    mut shutdown: watch::Receiver<bool>,
+) {
     let room = Arc::new(Semaphore::new(MAX_SESSIONS));
     loop {
         let accepted = tokio::select! {
@@ -140,7 +147,10 @@ async fn peer(site: &Arc<Site>, tcp: TcpStream, address: SocketAddr, tls: &TlsAc
     if hello.version != VERSION {
         let no = No::new(
             RefuseCode::Version,
-            format!("this site speaks version {VERSION}, the agent {}; bring both to one release", hello.version),
+            format!(
+                "this site speaks version {VERSION}, the agent {}; bring both to one release",
+                hello.version
+            ),
         );
         let _ = refuse(&mut stream, &no).await;
         return;
@@ -294,7 +304,8 @@ fn take_report(site: &Site, agent: AgentId, report: Report) {
 
 /// A report as it is kept: what is shown of it, no longer than people write.
 fn bounded(r: ServerReport) -> ServerReport {
-    let cut = |text: String| if text.len() > MAX_TEXT { text.chars().take(MAX_TEXT / 4).collect() } else { text };
+    let cut =
+        |text: String| if text.len() > MAX_TEXT { text.chars().take(MAX_TEXT / 4).collect() } else { text };
     ServerReport {
         capture: cut(r.capture),
         stalled: cut(r.stalled),
@@ -313,7 +324,12 @@ fn may_stream(site: &Site, agent: AgentId, s: &StreamSession) -> Result<Arc<Serv
     let cell = site.cell(id).ok_or_else(not_assigned)?;
     let spec = cell.spec.read();
     if spec.agent != agent {
-        site.note_often("stream.refused", &spec.name, "refused", &format!("agent {agent} does not own this server"));
+        site.note_often(
+            "stream.refused",
+            &spec.name,
+            "refused",
+            &format!("agent {agent} does not own this server"),
+        );
         return Err(not_assigned());
     }
     if Epoch(s.epoch) != spec.epoch {
@@ -362,7 +378,8 @@ async fn stream_session(
     }
     let listed = Listed { sessions: &site.sessions, session, key: Key::Stream(server) };
     let judgement = || peer.admitted(site).and_then(|()| may_stream(site, agent, &s).map(drop));
-    let opening = Opening { session, instance: hello.instance, epoch: Epoch(s.epoch), disks: s.disks.clone() };
+    let opening =
+        Opening { session, instance: hello.instance, epoch: Epoch(s.epoch), disks: s.disks.clone() };
     let result = admitted_stream(&cell, stream, opening, (end, ended), judgement).await;
     drop(listed);
     let _ = cell.jobs.send(Job::Close { session }).await;
@@ -480,7 +497,9 @@ async fn read_one(
             receiver.range(offer.disk, offer.offset, last).map_err(|e| protocol(e.to_string()))?;
             Job::Offer { session, offer }
         }
-        FrameType::Ping => Job::Ping { session, ping: Ping::decode(body).map_err(|e| protocol(e.to_string()))? },
+        FrameType::Ping => {
+            Job::Ping { session, ping: Ping::decode(body).map_err(|e| protocol(e.to_string()))? }
+        }
         other => return Err(protocol(format!("unexpected {other:?}"))),
     };
     cell.jobs.send(job).await.map_err(|_| Ended::Shell(ShellError::Closed))

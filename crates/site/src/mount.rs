@@ -62,7 +62,12 @@ impl Mounts {
     }
 
     pub fn of_server(&self, server: ServerId) -> Vec<String> {
-        self.served.lock().values().filter(|s| s.record.server == server).map(|s| s.record.mount.id.clone()).collect()
+        self.served
+            .lock()
+            .values()
+            .filter(|s| s.record.server == server)
+            .map(|s| s.record.mount.id.clone())
+            .collect()
     }
 
     /// What was served when the process ended; writable mounts are swept away.
@@ -102,8 +107,11 @@ impl Mounts {
             return Ok(there.record.mount.clone());
         }
         if served.len() >= MAX_MOUNTS {
-            return Err(PortError::new(ErrorCode::Conflict, format!("{MAX_MOUNTS} points are mounted already"))
-                .hint("unmount some: lifeboat mounts, lifeboat unmount ID"));
+            return Err(PortError::new(
+                ErrorCode::Conflict,
+                format!("{MAX_MOUNTS} points are mounted already"),
+            )
+            .hint("unmount some: lifeboat mounts, lifeboat unmount ID"));
         }
         let dir = self.dir.join(&mount.id);
         DirBuilder::new()
@@ -153,8 +161,11 @@ impl Mounts {
             }
             let socket = dir.join(format!("disk{index}.sock"));
             if socket.as_os_str().len() > 107 {
-                return Err(PortError::new(ErrorCode::Invalid, format!("{} is too long for a socket", socket.display()))
-                    .hint("use a shorter state directory"));
+                return Err(PortError::new(
+                    ErrorCode::Invalid,
+                    format!("{} is too long for a socket", socket.display()),
+                )
+                .hint("use a shorter state directory"));
             }
             let server = Server::listen_unix(
                 &socket,

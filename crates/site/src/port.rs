@@ -24,6 +24,8 @@ use tokio::sync::oneshot;
 
 /// How long an agent may take to look at a capture.
 const PROBE: Duration = Duration::from_secs(20);
+/// How the ids of mounts that carry runs begin.
+pub(crate) const RUN_MOUNT: &str = "run-";
 /// RPO past which replication is called late.
 const LATE: Duration = Duration::from_secs(15);
 /// Silence of the agent past which a person is called for.
@@ -45,7 +47,9 @@ pub(crate) fn point_info(p: &lifeboat_journal::PointInfo) -> PointInfo {
     }
 }
 
-async fn blocking<T: Send + 'static>(f: impl FnOnce() -> Result<T, PortError> + Send + 'static) -> Result<T, PortError> {
+async fn blocking<T: Send + 'static>(
+    f: impl FnOnce() -> Result<T, PortError> + Send + 'static,
+) -> Result<T, PortError> {
     tokio::task::spawn_blocking(f)
         .await
         .unwrap_or_else(|e| Err(PortError::new(ErrorCode::Internal, format!("an internal task died: {e}"))))
@@ -65,7 +69,7 @@ impl Site {
     }
 
     fn run_mount(run: RunId) -> String {
-        format!("run-{}", run.0.simple())
+        format!("{RUN_MOUNT}{}", run.0.simple())
     }
 
     fn handle(&self, run: RunId) -> RunHandle {
@@ -128,8 +132,9 @@ impl Site {
         let (site, spec) = (Arc::clone(self), spec.clone());
         blocking(move || {
             let dir = site.server_dir(spec.id).join("journal");
-            fs::create_dir_all(&dir)
-                .map_err(|e| PortError::new(ErrorCode::Unavailable, format!("cannot make {}: {e}", dir.display())))?;
+            fs::create_dir_all(&dir).map_err(|e| {
+                PortError::new(ErrorCode::Unavailable, format!("cannot make {}: {e}", dir.display()))
+            })?;
             let cell = ServerCell::open(&OpenServer {
                 dir: &dir,
                 key: site.journal_key.clone(),
@@ -148,7 +153,13 @@ impl Site {
         .await
     }
 
-    fn health(&self, cell: &ServerCell, connected: bool, rpo: Option<Duration>, live: bool) -> (Health, Option<String>) {
+    fn health(
+        &self,
+        cell: &ServerCell,
+        connected: bool,
+        rpo: Option<Duration>,
+        live: bool,
+    ) -> (Health, Option<String>) {
         let spec = cell.spec.read();
         if !spec.active {
             return (Health::Unknown, None);
@@ -177,7 +188,11 @@ impl Site {
             return (Health::Ready, None);
         }
         let why = reason.unwrap_or_else(|| {
-            if connected { "catching up with the source; this heals itself".into() } else { "the stream is reconnecting".into() }
+            if connected {
+                "catching up with the source; this heals itself".into()
+            } else {
+                "the stream is reconnecting".into()
+            }
         });
         (if age > LOST && !connected { Health::Stalled } else { Health::Lag }, Some(why))
     }
@@ -237,10 +252,14 @@ impl SitePort for SiteHandle {
             PortError::new(ErrorCode::Unavailable, "the agent is not connected")
                 .hint("start it on its host: lifeboat-agent run")
         })?;
-        let text = serde_json::to_string(capture).map_err(|e| PortError::new(ErrorCode::Invalid, e.to_string()))?;
+        let text =
+            serde_json::to_string(capture).map_err(|e| PortError::new(ErrorCode::Invalid, e.to_string()))?;
         let Some(result) = link.probe(self.sessions.next_id(), text, PROBE).await else {
-            return Err(PortError::new(ErrorCode::Unavailable, format!("the agent did not answer within {PROBE:?}"))
-                .hint("look at its log"));
+            return Err(PortError::new(
+                ErrorCode::Unavailable,
+                format!("the agent did not answer within {PROBE:?}"),
+            )
+            .hint("look at its log"));
         };
         if let Some(e) = result.error {
             let code = if e.invalid { ErrorCode::Invalid } else { ErrorCode::Unavailable };
@@ -249,7 +268,10 @@ impl SitePort for SiteHandle {
         }
         // The receiver judges disks in a stream; these come before one, and are kept.
         if let Err(e) = Receiver::new(Epoch(0), Seq::ZERO, &result.disks, &[]) {
-            return Err(PortError::new(ErrorCode::Invalid, format!("the agent's answer cannot be used: {e}")));
+            return Err(PortError::new(
+                ErrorCode::Invalid,
+                format!("the agent's answer cannot be used: {e}"),
+            ));
         }
         Ok(result
             .disks
@@ -264,7 +286,8 @@ impl SitePort for SiteHandle {
         let old = {
             let mut held = cell.spec.write();
             if spec.epoch < held.epoch || spec.epoch < cell.reader.epoch() {
-                let text = format!("epoch {} is over: the journal is at epoch {}", spec.epoch, cell.reader.epoch());
+                let text =
+                    format!("epoch {} is over: the journal is at epoch {}", spec.epoch, cell.reader.epoch());
                 return Err(PortError::new(ErrorCode::Conflict, text));
             }
             std::mem::replace(&mut *held, spec.clone())
@@ -276,7 +299,8 @@ impl SitePort for SiteHandle {
             done.await.map_err(|_| gone())?.map_err(|e| errors::journal(&e))?;
         }
         if !spec.active || spec.agent != old.agent || spec.epoch != old.epoch {
-            self.sessions.cut_stream(spec.id, &No::new(RefuseCode::NotAssigned, "replication of this server stopped"));
+            self.sessions
+                .cut_stream(spec.id, &No::new(RefuseCode::NotAssigned, "replication of this server stopped"));
         }
         self.0.resume_mounts(spec.id).await;
         self.push_assignments(spec.agent);
@@ -302,9 +326,10 @@ impl SitePort for SiteHandle {
             }
             let dir = site.server_dir(server);
             match fs::remove_dir_all(&dir) {
-                Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
-                    Err(PortError::new(ErrorCode::Unavailable, format!("cannot delete {}: {e}", dir.display())))
-                }
+                Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(PortError::new(
+                    ErrorCode::Unavailable,
+                    format!("cannot delete {}: {e}", dir.display()),
+                )),
                 _ => Ok(()),
             }
         })
@@ -371,8 +396,9 @@ impl SitePort for SiteHandle {
     }
 
     async fn unmount(&self, mount: &str) -> Result<(), PortError> {
-        if mount.starts_with("run-") {
-            return Err(PortError::new(ErrorCode::Conflict, "this mount carries a run").hint("clean the run up instead"));
+        if mount.starts_with(RUN_MOUNT) {
+            return Err(PortError::new(ErrorCode::Conflict, "this mount carries a run")
+                .hint("clean the run up instead"));
         }
         if self.mounts.get(mount).is_none() {
             return Err(PortError::new(ErrorCode::NotFound, format!("there is no mount '{mount}'"))
@@ -418,7 +444,12 @@ impl SitePort for SiteHandle {
             Ok(RunStatus {
                 alive: state.alive(),
                 detail: state.to_string(),
-                acceleration: format!("{} ({})", record.accel.kind.name(), record.accel.reason),
+                // The whole reason is in the site's log and in run.json.
+                acceleration: format!(
+                    "{} ({})",
+                    record.accel.kind.name(),
+                    record.accel.reason.split(':').next().unwrap_or_default()
+                ),
                 forwards: record
                     .forwards
                     .iter()
@@ -436,9 +467,9 @@ impl SitePort for SiteHandle {
     }
 
     fn parse_check(&self, check: &str) -> Result<Vec<u16>, PortError> {
-        let check: Check = check.parse().map_err(|e: crate::launch::CheckSyntax| {
-            PortError::new(ErrorCode::Invalid, e.to_string())
-        })?;
+        let check: Check = check
+            .parse()
+            .map_err(|e: crate::launch::CheckSyntax| PortError::new(ErrorCode::Invalid, e.to_string()))?;
         Ok(check.ports())
     }
 

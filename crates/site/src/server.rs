@@ -33,8 +33,7 @@ const JOBS: usize = 1024;
 /// Payload bytes taken into one commit.
 const COMMIT: usize = 4 << 20;
 
-const FULL: &str =
-    "the site's disk is full: make room or shorten the window; replication goes on by itself then";
+const FULL: &str = "the site's disk is full: make room on it; replication goes on by itself then";
 
 /// A refusal to be sent to the agent.
 #[derive(Debug, Clone)]
@@ -151,7 +150,11 @@ impl ServerCell {
         Self::start(o, journal, opened)
     }
 
-    fn start(o: &OpenServer<'_>, mut journal: Journal, opened: OpenReport) -> Result<Arc<Self>, JournalError> {
+    fn start(
+        o: &OpenServer<'_>,
+        mut journal: Journal,
+        opened: OpenReport,
+    ) -> Result<Arc<Self>, JournalError> {
         if journal.epoch() < o.spec.epoch {
             journal.set_epoch(o.spec.epoch)?;
         }
@@ -180,10 +183,9 @@ impl ServerCell {
             uncommitted: 0,
             newest: None,
         };
-        std::thread::Builder::new()
-            .name("journal".into())
-            .spawn(move || worker.run(queue))
-            .map_err(|source| JournalError::Io { what: "cannot start the journal's thread".into(), source })?;
+        std::thread::Builder::new().name("journal".into()).spawn(move || worker.run(queue)).map_err(
+            |source| JournalError::Io { what: "cannot start the journal's thread".into(), source },
+        )?;
         Ok(cell)
     }
 
@@ -194,7 +196,6 @@ impl ServerCell {
             let _ = done.await;
         }
     }
-
 }
 
 /// Which agent process wrote the newest record, beside the journal. It outlives this process, so that after a restart the
@@ -302,7 +303,10 @@ impl Worker {
             }
             Job::SetEpoch { epoch, reply } => {
                 self.commit();
-                self.end_session(No::new(RefuseCode::StaleEpoch, format!("epoch {epoch} has begun at the site")));
+                self.end_session(No::new(
+                    RefuseCode::StaleEpoch,
+                    format!("epoch {epoch} has begun at the site"),
+                ));
                 let _ = reply.send(self.journal.set_epoch(epoch));
             }
             Job::Stop { reply } => return Some(reply),
@@ -357,7 +361,10 @@ impl Worker {
         let same_writer = self.writer.is(instance);
         if !same_writer && let Err(e) = self.writer.set(instance) {
             tracing::error!(server = self.cell.spec.read().name, "the writer's name cannot be stored: {e}");
-            return Err(No::new(RefuseCode::Storage, format!("the site cannot store: {e}; it is tried again")));
+            return Err(No::new(
+                RefuseCode::Storage,
+                format!("the site cannot store: {e}; it is tried again"),
+            ));
         }
         let version = lifeboat_replicate::message::VERSION;
         Ok((Welcome { version, durable: durable.0, has_content, same_writer }, receiver))
@@ -422,7 +429,9 @@ impl Worker {
         self.newest = None;
         let text = match e {
             JournalError::NoSpace => FULL.into(),
-            JournalError::StaleEpoch { .. } | JournalError::Gap { .. } | JournalError::Invalid { .. } => e.to_string(),
+            JournalError::StaleEpoch { .. } | JournalError::Gap { .. } | JournalError::Invalid { .. } => {
+                e.to_string()
+            }
             other => format!("{other}; restart 'lifeboat serve' once the disk is sound"),
         };
         tracing::error!(server = self.cell.spec.read().name, "{e}");

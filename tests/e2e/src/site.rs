@@ -139,7 +139,12 @@ impl Site {
     pub fn refuses(&self, code: i32, text: &str, arguments: &[&str]) {
         let a = self.cli(arguments);
         assert_eq!(a.code, code, "lifeboat {}: {}{}", arguments.join(" "), a.stdout, a.stderr);
-        assert!(a.stderr.contains(text), "lifeboat {}: wanted {text:?} in:\n{}", arguments.join(" "), a.stderr);
+        assert!(
+            a.stderr.contains(text),
+            "lifeboat {}: wanted {text:?} in:\n{}",
+            arguments.join(" "),
+            a.stderr
+        );
     }
 
     /// Starts an agent that has joined, at `place`.
@@ -158,8 +163,12 @@ impl Site {
             .output()
             .unwrap();
         assert!(output.status.success(), "join: {}", String::from_utf8_lossy(&output.stderr));
-        let mut agent =
-            Agent { process: Agent::run(dir, name, &home, place), dir: home, place: place.clone(), logs: dir.into() };
+        let mut agent = Agent {
+            process: Agent::run(dir, name, &home, place),
+            dir: home,
+            place: place.clone(),
+            logs: dir.into(),
+        };
         agent.wait_connected(self);
         agent
     }

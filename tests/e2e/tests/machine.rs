@@ -44,7 +44,14 @@ fn a_running_machine_is_protected_drilled_lost_and_recovered() {
     let safe = guest.number().unwrap();
     guest.wait_number(safe + 10);
     let out = site.cli(&[
-        "drill", "web-1", "--check", "http:80", "--check", r"serial:ledger: recovered last=\d+ lines ok", "--check-timeout", BOOT,
+        "drill",
+        "web-1",
+        "--check",
+        "http:80",
+        "--check",
+        r"serial:ledger: recovered last=\d+ lines ok",
+        "--check-timeout",
+        BOOT,
     ]);
     assert_eq!(out.code, 0, "{}{}", out.stdout, out.stderr);
     let drill = site.newest_run("web-1");
@@ -75,7 +82,15 @@ fn a_running_machine_is_protected_drilled_lost_and_recovered() {
     });
     site.refuses(2, "--yes", &["failover", "web-1"]);
     let out = site.cli(&[
-        "failover", "web-1", "--yes", "--network", "user", "--check", "http:80", "--check-timeout", BOOT,
+        "failover",
+        "web-1",
+        "--yes",
+        "--network",
+        "user",
+        "--check",
+        "http:80",
+        "--check-timeout",
+        BOOT,
     ]);
     assert_eq!(out.code, 0, "{}{}", out.stdout, out.stderr);
     let mut failover = site.newest_run("web-1");
@@ -202,7 +217,9 @@ fn stopping_protection_leaves_the_machine_as_it_was() {
     site.wait_ready("web-1");
     site.ok(&["stop", "web-1"]);
     let number = witness.last().unwrap().number;
-    wait_for("the machine to go on", Duration::from_secs(60), || witness.last().unwrap().number > number + 10);
+    wait_for("the machine to go on", Duration::from_secs(60), || {
+        witness.last().unwrap().number > number + 10
+    });
     assert_eq!(nodes(&guest), before, "nothing of Lifeboat's is left in QEMU");
     assert!(guest.process.running());
     // Gone for good needs to be said twice.

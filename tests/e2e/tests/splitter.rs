@@ -234,7 +234,15 @@ fn points_are_served_to_real_nbd_tools_and_written_out() {
     // A writable mount: writes stay in it and go with it.
     let w = site.json(&["mount", "db-1", "--writable"]);
     let w_uri = w["disks"][0]["uri"].as_str().unwrap();
-    run(Command::new("qemu-io").args(["-f", "raw", "-c", "write -P 0x5a 0 1M", "-c", "read -P 0x5a 0 1M", w_uri]));
+    run(Command::new("qemu-io").args([
+        "-f",
+        "raw",
+        "-c",
+        "write -P 0x5a 0 1M",
+        "-c",
+        "read -P 0x5a 0 1M",
+        w_uri,
+    ]));
     site.ok(&["unmount", w["id"].as_str().unwrap()]);
     run(Command::new("qemu-img").args(["compare", "-f", "raw", "-F", "raw"]).arg(&paths[0]).arg(uri));
 }
@@ -248,22 +256,43 @@ fn over_tcp_an_export_is_tls_with_certificates_of_the_site() {
     std::fs::File::create(&disk).unwrap().set_len(16 * MIB).unwrap();
     let port = lifeboat_e2e::free_port();
     let listen = format!("tcp:127.0.0.1:{port}");
-    site.ok(&["protect", "db-1", "--agent", "source", "--export", disk.to_str().unwrap(), "--listen", &listen]);
+    site.ok(&[
+        "protect",
+        "db-1",
+        "--agent",
+        "source",
+        "--export",
+        disk.to_str().unwrap(),
+        "--listen",
+        &listen,
+    ]);
     site.wait_ready("db-1");
     // In the clear, nothing is told.
     let plain = Command::new("nbdinfo").arg(format!("nbd://127.0.0.1:{port}/")).output().unwrap();
     assert!(!plain.status.success());
     // QEMU with a certificate of this site, as another agent's host would have it.
     let pki = dir.make("pki");
-    for (from, to) in [("ca.pem", "ca-cert.pem"), ("agent.pem", "client-cert.pem"), ("agent.key", "client-key.pem")] {
+    for (from, to) in
+        [("ca.pem", "ca-cert.pem"), ("agent.pem", "client-cert.pem"), ("agent.key", "client-key.pem")]
+    {
         std::fs::copy(agent.dir.join(from), pki.join(to)).unwrap();
     }
     let text = std::fs::read_to_string(agent.dir.join("agent.toml")).unwrap();
     let id = text.lines().find_map(|l| l.strip_prefix("id = ")).unwrap().trim_matches('"').to_owned();
     let secret = format!("tls-creds-x509,id=tls,endpoint=client,dir={}", pki.display());
-    let image = format!("driver=nbd,host=127.0.0.1,port={port},tls-creds=tls,tls-hostname={id}.agent.lifeboat");
+    let image =
+        format!("driver=nbd,host=127.0.0.1,port={port},tls-creds=tls,tls-hostname={id}.agent.lifeboat");
     run(Command::new("qemu-io").args([
-        "--object", &secret, "--image-opts", &image, "-c", "write -P 0x21 0 1M", "-c", "flush", "-c", "read -P 0x21 0 1M",
+        "--object",
+        &secret,
+        "--image-opts",
+        &image,
+        "-c",
+        "write -P 0x21 0 1M",
+        "-c",
+        "flush",
+        "-c",
+        "read -P 0x21 0 1M",
     ]));
     site.wait_caught_up("db-1");
     compare(&site, "db-1", &[disk]);

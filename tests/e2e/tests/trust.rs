@@ -98,7 +98,9 @@ fn i6_an_agent_of_another_site_is_refused_and_audited() {
     std::fs::write(&config, text).unwrap();
     agent.restart();
     // The agent itself trusts its own site only.
-    wait_for("the agent to refuse the stranger", Duration::from_secs(30), || agent.process.said().contains("UnknownIssuer"));
+    wait_for("the agent to refuse the stranger", Duration::from_secs(30), || {
+        agent.process.said().contains("UnknownIssuer")
+    });
     audited(&there, "peer.connect");
     // One that trusts the other site has still no certificate of it.
     agent.process.terminate(Duration::from_secs(30));

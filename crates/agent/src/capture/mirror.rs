@@ -99,7 +99,8 @@ pub fn find_disks(qmp: &Qmp, wanted: &[String]) -> Result<Vec<MachineDisk>, Capt
             let inserted = b.inserted.filter(|i| !i.read_only)?;
             let node = inserted.node_name?;
             let qdev = b.qdev.unwrap_or_default();
-            let aliases: Vec<String> = [b.device, node.clone(), qdev].into_iter().filter(|n| !n.is_empty()).collect();
+            let aliases: Vec<String> =
+                [b.device, node.clone(), qdev].into_iter().filter(|n| !n.is_empty()).collect();
             let name = aliases.iter().find(|n| !n.starts_with('#')).unwrap_or(&node).clone();
             Some(MachineDisk { name, aliases, node, size: inserted.image.virtual_size })
         })
@@ -117,14 +118,15 @@ pub fn find_disks(qmp: &Qmp, wanted: &[String]) -> Result<Vec<MachineDisk>, Capt
     let found: Vec<MachineDisk> = wanted
         .iter()
         .map(|w| {
-            all.iter().find(|d| d.aliases.contains(w)).map(|d| MachineDisk { name: w.clone(), ..d.clone() }).ok_or_else(
-                || {
+            all.iter()
+                .find(|d| d.aliases.contains(w))
+                .map(|d| MachineDisk { name: w.clone(), ..d.clone() })
+                .ok_or_else(|| {
                     CaptureError::invalid(
                         format!("the machine has no writable disk '{w}'"),
                         format!("its writable disks are: {}", names()),
                     )
-                },
-            )
+                })
         })
         .collect::<Result<_, _>>()?;
     for (i, disk) in found.iter().enumerate() {
@@ -139,7 +141,11 @@ pub fn find_disks(qmp: &Qmp, wanted: &[String]) -> Result<Vec<MachineDisk>, Capt
 }
 
 pub fn qmp_error(e: &QmpError) -> CaptureError {
-    CaptureError { message: e.to_string(), hint: String::new(), invalid: matches!(e, QmpError::NoSocket { .. }) }
+    CaptureError {
+        message: e.to_string(),
+        hint: String::new(),
+        invalid: matches!(e, QmpError::NoSocket { .. }),
+    }
 }
 
 /// What a mirror capture needs.
@@ -199,7 +205,10 @@ pub fn run(
                 match why {
                     Lost::Stopped => break,
                     Lost::MachineGone => {
-                        state.set(CaptureState::Waiting("machine shut down", "the machine's QEMU ended".into()));
+                        state.set(CaptureState::Waiting(
+                            "machine shut down",
+                            "the machine's QEMU ended".into(),
+                        ));
                     }
                     Lost::Job(why) => state.set(CaptureState::Waiting("mirror lost", why)),
                 }
@@ -268,8 +277,9 @@ impl Attached {
             let sink = Sink { size: disk.size, stream: Arc::clone(stream), disk: DiskId(i as u16) };
             exports.insert(&format!("disk{i}"), Export::new(Arc::new(sink)));
         }
-        let server = Server::listen_unix(&settings.sink, exports, ServerSettings::default(), Arc::clone(clock))
-            .map_err(|e| CaptureState::Stalled(e.to_string()))?;
+        let server =
+            Server::listen_unix(&settings.sink, exports, ServerSettings::default(), Arc::clone(clock))
+                .map_err(|e| CaptureState::Stalled(e.to_string()))?;
         let attached = Self { qmp, events, server, disks: disks.len() };
         match attached.set_up(settings, &disks) {
             Ok(source) => {
@@ -301,7 +311,9 @@ impl Attached {
             });
             self.qmp.blockdev_add(node).map_err(text)?;
             let (job, target) = (job(i), target(i));
-            self.qmp.blockdev_mirror(&Mirror::blocking(&job, &disk.node, &target, MirrorSync::None)).map_err(text)?;
+            self.qmp
+                .blockdev_mirror(&Mirror::blocking(&job, &disk.node, &target, MirrorSync::None))
+                .map_err(text)?;
         }
         self.wait_ready()?;
         self.qmp.nbd_server_start(&settings.export).map_err(|e| {
@@ -315,7 +327,12 @@ impl Attached {
             let client = Client::connect_unix(&settings.export, &name, &ClientSettings::default())
                 .map_err(|e| format!("the machine's read-only export cannot be read: {e}"))?;
             if client.size() < disk.size {
-                return Err(format!("disk '{}' is {} bytes long in its export, not {}", disk.name, client.size(), disk.size));
+                return Err(format!(
+                    "disk '{}' is {} bytes long in its export, not {}",
+                    disk.name,
+                    client.size(),
+                    disk.size
+                ));
             }
             source.push(Arc::new(client));
         }
@@ -404,7 +421,8 @@ fn clean(qmp: &Qmp) {
         }
     };
     let jobs = qmp.query_block_jobs().unwrap_or_default();
-    let mut ours: Vec<String> = jobs.into_iter().map(|j| j.device).filter(|d| d.starts_with(PREFIX)).collect();
+    let mut ours: Vec<String> =
+        jobs.into_iter().map(|j| j.device).filter(|d| d.starts_with(PREFIX)).collect();
     for id in &ours {
         ignore("job-cancel", qmp.job_cancel(id));
     }

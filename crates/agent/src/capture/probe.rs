@@ -1,8 +1,8 @@
 //! What is behind a capture, without changing anything there.
 
+use super::CaptureError;
 use super::mirror::{find_disks, qmp_error};
 use super::splitter::{Listen, open_source};
-use super::CaptureError;
 use lifeboat_api::types::{CaptureSpec, DiskInfo};
 use lifeboat_base::limits::{MAX_DISK, MAX_DISKS};
 use lifeboat_block::BlockDevice;
@@ -22,14 +22,20 @@ pub fn probe(spec: &CaptureSpec) -> Result<Vec<DiskInfo>, CaptureError> {
         }
         CaptureSpec::Splitter { paths, listen } => {
             if paths.is_empty() {
-                return Err(CaptureError::invalid("no file or device was given", "name at least one with --export"));
+                return Err(CaptureError::invalid(
+                    "no file or device was given",
+                    "name at least one with --export",
+                ));
             }
             if let Some(listen) = listen {
                 Listen::parse(listen)?;
             }
             for (i, p) in paths.iter().enumerate() {
                 if !Path::new(p).is_absolute() {
-                    return Err(CaptureError::invalid(format!("'{p}' is not an absolute path"), "write it from /"));
+                    return Err(CaptureError::invalid(
+                        format!("'{p}' is not an absolute path"),
+                        "write it from /",
+                    ));
                 }
                 if paths[..i].contains(p) {
                     return Err(CaptureError::invalid(format!("{p} is named twice"), "name each disk once"));

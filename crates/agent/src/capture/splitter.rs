@@ -138,9 +138,13 @@ pub fn open_source(path: &Path) -> Result<(FileDevice, File), CaptureError> {
     let device = FileDevice::open(path, false)
         .map_err(|e| CaptureError::invalid(format!("cannot open {shown}: {e}"), hint))?;
     if device.size() == 0 {
-        return Err(CaptureError::invalid(format!("{shown} is empty"), "give a disk image or a block device"));
+        return Err(CaptureError::invalid(
+            format!("{shown} is empty"),
+            "give a disk image or a block device",
+        ));
     }
-    let lock = File::open(path).map_err(|e| CaptureError::failed(format!("cannot open {shown}: {e}"), hint))?;
+    let lock =
+        File::open(path).map_err(|e| CaptureError::failed(format!("cannot open {shown}: {e}"), hint))?;
     match lock.try_lock() {
         Ok(()) => Ok((device, lock)),
         Err(std::fs::TryLockError::WouldBlock) => Err(CaptureError::failed(

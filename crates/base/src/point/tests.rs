@@ -23,7 +23,9 @@ fn every_documented_form_is_read() {
 
 #[test]
 fn nonsense_is_refused_with_the_forms_that_work() {
-    for bad in ["", "p", "yesterday", "20", "99999999999999999999d", "2026-13-40 00:00:00", &"x".repeat(10_000)] {
+    for bad in
+        ["", "p", "yesterday", "20", "99999999999999999999d", "2026-13-40 00:00:00", &"x".repeat(10_000)]
+    {
         let e = parse(bad).expect_err(bad);
         assert!(e.to_string().contains("write 'latest'"));
         assert!(e.to_string().len() < 400);

@@ -83,8 +83,11 @@ impl App {
             None => Ok(()),
             Some(script) => {
                 let dir = self.config.scripts.as_ref().map(|d| d.display().to_string()).unwrap_or_default();
-                Err(ApiError::new(ErrorCode::Forbidden, format!("only an admin may run '{script}' at the site"))
-                    .hint(format!("an admin can put it into {dir}, where operators may run it too")))
+                Err(ApiError::new(
+                    ErrorCode::Forbidden,
+                    format!("only an admin may run '{script}' at the site"),
+                )
+                .hint(format!("an admin can put it into {dir}, where operators may run it too")))
             }
         }
     }
@@ -148,7 +151,14 @@ impl App {
     }
 
     /// Ends a drill: cancels it while it is being carried out, cleans its run up afterwards.
-    pub async fn clean_up(&self, actor: &Actor, id: RunId) -> Result<Operation, ApiError> {
+    ///
+    /// `confirm_disks`: the machine of a failover, which may be the only one there is, may be ended and its disks deleted.
+    pub async fn clean_up(
+        &self,
+        actor: &Actor,
+        id: RunId,
+        confirm_disks: bool,
+    ) -> Result<Operation, ApiError> {
         let row = self.store.run(id).await?.ok_or_else(|| not_found("run", &id.to_string()))?;
         if row.run.state == RunState::CleanedUp {
             return Err(conflict("the run is cleaned up already"));
@@ -165,9 +175,17 @@ impl App {
             };
         }
         let server = self.store.server(row.server).await?;
-        if server.as_ref().is_some_and(|s| s.run == Some(id)) {
+        let carries = |s: &ServerRow| s.run == Some(id) && s.state != ServerState::Committed;
+        if server.as_ref().is_some_and(carries) {
             return Err(conflict(format!("the run carries '{}'", row.run.server))
                 .hint("choose another point with a failover that discards it, or commit it"));
+        }
+        if row.run.kind == RunKind::Failover && !confirm_disks {
+            return Err(conflict(format!(
+                "this is the machine '{}' runs on since its failover, not a drill's",
+                row.run.server
+            ))
+            .hint("to end it and delete its disks for good, say so with confirm_disks"));
         }
         self.begin_clean_up(actor, &row).await
     }

@@ -198,6 +198,12 @@ impl App {
         }
         let live = self.store.live_runs().await?;
         let carried = live.iter().any(|r| Some(r.run.id) == row.run && r.run.state != RunState::Exited);
+        if row.state == ServerState::Committed
+            && let Some(run) = live.iter().find(|r| Some(r.run.id) == row.run)
+        {
+            return Err(conflict(format!("'{}' runs at this site, as run {}", row.name, run.run.id))
+                .hint("end that machine first: lifeboat cleanup RUN --delete-disks"));
+        }
         if row.state == ServerState::FailingOver || (row.state == ServerState::FailedOver && carried) {
             return Err(conflict(format!(
                 "'{}' is {}: the machine that runs here needs its points",
@@ -253,9 +259,9 @@ impl App {
         agents.retain(|a| a.name == name || Some(a.id) == id);
         // Of revoked agents that had the name, the newest.
         agents.sort_by_key(|a| (!a.revoked, a.joined));
-        agents.pop().ok_or_else(|| {
-            not_found("agent", name).hint("`lifeboat agents` lists the agents of this site")
-        })
+        agents
+            .pop()
+            .ok_or_else(|| not_found("agent", name).hint("`lifeboat agents` lists the agents of this site"))
     }
 }
 

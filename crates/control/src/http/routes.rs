@@ -10,10 +10,10 @@ use axum::http::header::CONTENT_TYPE;
 use axum::response::IntoResponse;
 use axum::{Extension, Json};
 use lifeboat_api::types::{
-    Agent, ApiError, AuditEntry, AuditQuery, AuditVerification, CreateTokenRequest, CreatedToken,
-    DeleteServerQuery, DrillRequest, FailoverRequest, JoinRequest, JoinResponse, Mount, MountRequest,
-    Operation, OperationsQuery, PointInfo, PointsQuery, ProtectRequest, Run, SerialQuery, Server, SiteStatus,
-    TokenInfo,
+    Agent, ApiError, AuditEntry, AuditQuery, AuditVerification, CleanUpQuery, CreateTokenRequest,
+    CreatedToken, DeleteServerQuery, DrillRequest, FailoverRequest, JoinRequest, JoinResponse, Mount,
+    MountRequest, Operation, OperationsQuery, PointInfo, PointsQuery, ProtectRequest, Run, SerialQuery,
+    Server, SiteStatus, TokenInfo,
 };
 use lifeboat_base::{OperationId, RunId};
 use std::sync::{Arc, OnceLock};
@@ -197,11 +197,17 @@ async fn run(State(app): Site, Arg(id): Arg<RunId>) -> Answer<Run> {
     Ok(Json(app.run(id).await?))
 }
 
-/// Ends a drill: cancels it while it is being carried out, removes its machine afterwards. Logs are kept.
-#[utoipa::path(delete, path = "/v1/runs/{id}", tag = "recovery", params(("id" = String, Path)),
-    responses((status = 202, body = Operation)))]
-async fn clean_up(State(app): Site, Extension(who): Who, Arg(id): Arg<RunId>) -> Begun {
-    begun(app.clean_up(&who, id).await?)
+/// Ends a drill: cancels it while it is being carried out, removes its machine afterwards. Logs are kept. The machine of a
+/// committed failover is ended and deleted too, once that is confirmed.
+#[utoipa::path(delete, path = "/v1/runs/{id}", tag = "recovery",
+    params(("id" = String, Path), CleanUpQuery), responses((status = 202, body = Operation)))]
+async fn clean_up(
+    State(app): Site,
+    Extension(who): Who,
+    Arg(id): Arg<RunId>,
+    Asked(query): Asked<CleanUpQuery>,
+) -> Begun {
+    begun(app.clean_up(&who, id, query.confirm_disks).await?)
 }
 
 /// A picture of a run's screen.

@@ -108,7 +108,7 @@ async fn a_server_is_protected_drilled_failed_over_and_committed_over_the_wire()
     assert_eq!(c.runs().await.unwrap().len(), 1);
     assert_eq!(&c.screen(run.id).await.unwrap()[..], b"\x89PNG");
     assert_eq!(&c.serial(run.id, Some(7)).await.unwrap()[..], b"login: ");
-    let cleaning = c.clean_up(run.id).await.unwrap();
+    let cleaning = c.clean_up(run.id, false).await.unwrap();
     served.stage.ended(cleaning.id).await;
 
     c.stop("web-1").await.unwrap();

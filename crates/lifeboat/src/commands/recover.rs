@@ -7,7 +7,7 @@ use crate::failure::{Failure, Outcome};
 use crate::out::confirm;
 use crate::render::{operations, points, runs, text};
 use lifeboat_api::lifecycle::ServerState;
-use lifeboat_api::types::{DrillRequest, FailoverRequest, Operation, OperationState};
+use lifeboat_api::types::{DrillRequest, FailoverRequest, Operation, OperationState, RunKind};
 use std::path::Path;
 
 impl Session {
@@ -59,9 +59,25 @@ impl Session {
         self.see_through(op, args.detach).await
     }
 
-    pub(super) async fn cleanup(&self, run: &str) -> Outcome {
+    pub(super) async fn cleanup(&self, run: &str, delete_disks: bool, yes: bool) -> Outcome {
         let run = self.find_run(run).await?;
-        let op = self.client.clean_up(run.id).await?;
+        if run.kind == RunKind::Failover {
+            if !delete_disks {
+                let what = format!(
+                    "run {} is the machine {} runs on since its failover",
+                    text::short(run.id),
+                    run.server
+                );
+                return Err(
+                    Failure::usage(what).hint("to end it and delete its disks for good: --delete-disks")
+                );
+            }
+            if !yes {
+                let what = format!("The machine of {} is ended and all it wrote is deleted.", run.server);
+                confirm(&what, &run.server)?;
+            }
+        }
+        let op = self.client.clean_up(run.id, delete_disks).await?;
         self.see_through(op, false).await
     }
 

@@ -6,7 +6,12 @@ fn disk(index: u32, size: u64) -> Disk {
 }
 
 fn zero(epoch: u32, seq: u64, offset: u64, len: u64) -> Record {
-    Record { epoch: Epoch(epoch), seq: Seq(seq), time: WallTime(0), body: Body::Zero { disk: DiskId(0), offset, len } }
+    Record {
+        epoch: Epoch(epoch),
+        seq: Seq(seq),
+        time: WallTime(0),
+        body: Body::Zero { disk: DiskId(0), offset, len },
+    }
 }
 
 #[test]

@@ -2,9 +2,9 @@
 
 use super::*;
 use crate::encode::{BATCH, StreamEncoder};
+use crate::message::Disk;
 use crate::receiver::Receiver;
 use crate::wire::{FRAME_HEADER, FrameType, decode_records, hash_block, parse_header};
-use crate::message::Disk;
 use lifeboat_base::limits::MAX_FRAME;
 use lifeboat_block::{Body, Record};
 use proptest::prelude::*;
@@ -63,7 +63,8 @@ impl FarSite {
 
     /// Takes a frame; an offer is answered.
     fn frame(&mut self, frame: &Bytes) -> Option<Answer> {
-        let (kind, _) = parse_header(frame[..FRAME_HEADER].try_into().expect("8"), MAX_FRAME).expect("header");
+        let (kind, _) =
+            parse_header(frame[..FRAME_HEADER].try_into().expect("8"), MAX_FRAME).expect("header");
         let body = frame.slice(FRAME_HEADER..);
         match kind {
             FrameType::Records => {
@@ -407,10 +408,22 @@ fn an_answer_that_does_not_fit_ends_the_session() {
     w.end_read(false);
     w.begin_read();
     let id = w.reading[0].0.id;
-    assert_eq!(w.sender.answered(now(), &Answer { id, needed: vec![true] }), Err(SenderError::BadAnswer), "not offered");
+    assert_eq!(
+        w.sender.answered(now(), &Answer { id, needed: vec![true] }),
+        Err(SenderError::BadAnswer),
+        "not offered"
+    );
     w.end_read(false);
-    assert_eq!(w.sender.answered(now(), &Answer { id, needed: vec![true] }), Err(SenderError::BadAnswer), "too short");
-    assert_eq!(w.sender.answered(now(), &Answer { id: 999, needed: vec![true] }), Ok(()), "given up long ago");
+    assert_eq!(
+        w.sender.answered(now(), &Answer { id, needed: vec![true] }),
+        Err(SenderError::BadAnswer),
+        "too short"
+    );
+    assert_eq!(
+        w.sender.answered(now(), &Answer { id: 999, needed: vec![true] }),
+        Ok(()),
+        "given up long ago"
+    );
 }
 
 #[test]

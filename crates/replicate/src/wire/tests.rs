@@ -25,7 +25,11 @@ fn body() -> impl Strategy<Value = Body> {
                 payload: p.into()
             }
         ),
-        (disk.clone(), 0u64..1 << 40, 1u64..1 << 40).prop_map(|(disk, offset, len)| Body::Zero { disk, offset, len }),
+        (disk.clone(), 0u64..1 << 40, 1u64..1 << 40).prop_map(|(disk, offset, len)| Body::Zero {
+            disk,
+            offset,
+            len
+        }),
         Just(Body::Barrier { kind: BarrierKind::Crash }),
         (disk, 0u64..=MAX_DISK).prop_map(|(disk, size)| Body::Disk { disk, size }),
     ]
@@ -76,7 +80,14 @@ fn golden_bytes() {
     let mut f = RecordsFrame::new(Epoch(2), Seq(9), 0);
     f.push(
         WallTime(0x0102_0304_0506_0708),
-        &Body::Data { disk: DiskId(3), offset: 0x1000, len: 4, codec: Codec::Raw, crc: 0xAABB_CCDD, payload: Bytes::from_static(b"data") },
+        &Body::Data {
+            disk: DiskId(3),
+            offset: 0x1000,
+            len: 4,
+            codec: Codec::Raw,
+            crc: 0xAABB_CCDD,
+            payload: Bytes::from_static(b"data"),
+        },
     );
     f.push(WallTime(1), &Body::Barrier { kind: BarrierKind::Filesystem });
     let hex: String = f.finish().iter().map(|b| format!("{b:02x}")).collect();
@@ -89,7 +100,8 @@ fn golden_bytes() {
             "03010000000000000000000000000000000000000000000001000000000000000000000000000000",
         )
     );
-    let ack: String = Ack { durable: Seq(5), barrier: Seq(4) }.frame().iter().map(|b| format!("{b:02x}")).collect();
+    let ack: String =
+        Ack { durable: Seq(5), barrier: Seq(4) }.frame().iter().map(|b| format!("{b:02x}")).collect();
     assert_eq!(ack, "100000000700000005000000000000000400000000000000");
     let offer = Offer { id: 1, disk: DiskId(2), offset: 65536, hashes: vec![[0x11; 32]] };
     let frame = offer.frame();
@@ -106,7 +118,10 @@ fn lengths_out_of_bounds_are_refused() {
         [l[0], l[1], l[2], l[3], t, 0, 0, 0]
     };
     assert!(parse_header(header(MAX_FRAME as u32, 4), MAX_FRAME).is_ok());
-    assert_eq!(parse_header(header(MAX_FRAME as u32 + 1, 4), usize::MAX), Err(WireError::TooLong(MAX_FRAME + 1, MAX_FRAME)));
+    assert_eq!(
+        parse_header(header(MAX_FRAME as u32 + 1, 4), usize::MAX),
+        Err(WireError::TooLong(MAX_FRAME + 1, MAX_FRAME))
+    );
     assert_eq!(parse_header(header(u32::MAX, 4), 100), Err(WireError::TooLong(u32::MAX as usize, 100)));
     assert_eq!(parse_header(header(0, 200), 100), Err(WireError::UnknownType(200)));
     // A count that promises more records than there are bytes must not reserve memory for them.

@@ -81,9 +81,9 @@ async fn a_drill_whose_checks_fail_says_so_and_stays_to_be_looked_at() {
     let run = stage.app.run(op.run.unwrap()).await.unwrap();
     assert_eq!((run.state, run.times.ready_ms), (RunState::Running, None));
 
-    let cleaning = stage.app.clean_up(&admin(), run.id).await.unwrap();
+    let cleaning = stage.app.clean_up(&admin(), run.id, false).await.unwrap();
     assert_eq!(stage.ended(cleaning.id).await.state, OperationState::Succeeded);
-    assert_eq!(text(stage.app.clean_up(&admin(), run.id).await), "the run is cleaned up already");
+    assert_eq!(text(stage.app.clean_up(&admin(), run.id, false).await), "the run is cleaned up already");
     stage.sound().await;
 }
 
@@ -120,7 +120,7 @@ async fn one_operation_per_server_and_a_drill_can_be_cancelled() {
             (stage.app.operation(op.id).await.unwrap().steps[3].state == StepState::Running).then_some(())
         })
         .await;
-    assert_eq!(stage.app.clean_up(&admin(), run).await.unwrap().id, op.id);
+    assert_eq!(stage.app.clean_up(&admin(), run, false).await.unwrap().id, op.id);
     let op = stage.ended(op.id).await;
     assert_eq!(op.state, OperationState::Cancelled);
     assert_eq!(stage.app.run(run).await.unwrap().state, RunState::CleanedUp);
@@ -167,7 +167,7 @@ async fn another_point_needs_leave_to_throw_the_first_away() {
     assert_eq!(now(&stage).await, (ServerState::FailedOver, Some(second), 2), "the same epoch");
     assert_eq!(stage.app.run(first).await.unwrap().state, RunState::CleanedUp);
     assert_eq!(stage.site.live_runs(), [second]);
-    assert_eq!(code(stage.app.clean_up(&admin(), second).await), ErrorCode::Conflict);
+    assert_eq!(code(stage.app.clean_up(&admin(), second, false).await), ErrorCode::Conflict);
     stage.sound().await;
 }
 
@@ -189,8 +189,17 @@ async fn commit_waits_for_the_copy_and_is_final() {
         text(stage.app.failover(&admin(), "web-1", &discarding()).await),
         "'web-1' is committed and cannot fail over (it runs at this site for good; protect it anew)"
     );
-    assert_eq!(code(stage.app.clean_up(&admin(), run).await), ErrorCode::Conflict);
+    // What runs in production is not taken away by a word meant for a drill.
+    assert_eq!(
+        text(stage.app.clean_up(&admin(), run, false).await),
+        "this is the machine 'web-1' runs on since its failover, not a drill's (to end it and delete its disks for good, \
+         say so with confirm_disks)"
+    );
     let yes = DeleteServerQuery { confirm_points: true };
+    assert_eq!(code(stage.app.delete_server(&admin(), "web-1", &yes).await), ErrorCode::Conflict);
+    assert_eq!(stage.site.live_runs(), [run]);
+    let op = stage.app.clean_up(&admin(), run, true).await.unwrap();
+    assert_eq!(stage.ended(op.id).await.state, OperationState::Succeeded);
     stage.app.delete_server(&admin(), "web-1", &yes).await.unwrap();
     stage.sound().await;
 }
@@ -500,7 +509,7 @@ async fn a_server_whose_machine_runs_here_is_not_deleted_but_one_whose_machine_i
         })
         .await;
     stage.app.delete_server(&admin(), "web-1", &yes).await.unwrap();
-    let op = stage.app.clean_up(&admin(), run).await.unwrap();
+    let op = stage.app.clean_up(&admin(), run, true).await.unwrap();
     assert_eq!(stage.ended(op.id).await.state, OperationState::Succeeded);
     stage.sound().await;
 }
