@@ -3,6 +3,7 @@
 use crate::Options;
 use crate::disk;
 use crate::fio::{self, Job, Outcome};
+use crate::lifeboat::Lifeboat;
 use crate::peers::{Nbdkit, QemuMirror, QemuNbd};
 use crate::report::{Goal, Report, median};
 use crate::system::{AfterLoad, Place, System};
@@ -15,17 +16,15 @@ use std::collections::BTreeMap;
 const MAX_LAG: f64 = 1.0;
 const MIB: f64 = 1048576.0;
 
-/// Lifeboat's splitter with asynchronous replication to a site on this machine, once it can be started; its name in
-/// [`Results`] is `lifeboat`.
-fn lifeboat() -> Option<Box<dyn System>> {
-    None
-}
-
 /// Outcomes by system, in the order of the runs.
 #[derive(Default)]
 struct Results(BTreeMap<&'static str, Vec<(Outcome, AfterLoad)>>);
 
 impl Results {
+    fn peers(&self) -> impl Iterator<Item = &'static str> + '_ {
+        self.0.keys().copied().filter(|name| *name != "lifeboat")
+    }
+
     fn median(&self, name: &str, value: impl Fn(&Outcome) -> f64) -> f64 {
         median(&self.0.get(name).map_or(vec![], |all| all.iter().map(|(o, _)| value(o)).collect()))
     }
@@ -37,45 +36,44 @@ impl Results {
 /// When a system does not start or fio fails.
 pub fn run(options: &Options, report: &mut Report) -> Result<()> {
     let size = options.disk_mib << 20;
-    let small = Job { pattern: "randwrite", block: 4096, depth: 32, seconds: 0, size };
-    let large = Job { pattern: "write", block: 256 << 10, depth: 8, seconds: 0, size };
+    let small =
+        Job { pattern: "randwrite", block: 4096, depth: 32, seconds: options.seconds, size, rate: None };
+    let large =
+        Job { pattern: "write", block: 256 << 10, depth: 8, seconds: options.peer_seconds, size, rate: None };
     if options.wants("capture.randwrite4k") {
         let results = measure(options, &small)?;
         report_small(&results, report);
     }
     if options.wants("capture.write256k") {
         let results = measure(options, &large)?;
-        for peer in ["qemu-mirror", "qemu-nbd", "nbdkit"] {
-            report.line(
-                &format!("peer.{peer}.write256k"),
-                results.median(peer, |o| o.mbps),
-                "MB/s",
-                Goal::None,
-            );
+        let mbps = |name| results.median(name, |o| o.mbps);
+        for peer in results.peers() {
+            report.line(&format!("peer.{peer}.write256k"), mbps(peer), "MB/s", Goal::None);
         }
-        if results.0.contains_key("lifeboat") {
-            let goal = Goal::AtLeast(results.median("qemu-nbd", |o| o.mbps));
-            report.line("capture.write256k", results.median("lifeboat", |o| o.mbps), "MB/s", goal);
-        }
+        report.line("capture.write256k", mbps("lifeboat"), "MB/s", Goal::AtLeast(mbps("qemu-nbd")));
     }
     Ok(())
 }
 
 fn measure(options: &Options, job: &Job) -> Result<Results> {
-    let mut systems: Vec<Box<dyn System>> = vec![Box::new(QemuMirror), Box::new(QemuNbd), Box::new(Nbdkit)];
-    systems.extend(lifeboat());
+    let mut systems: Vec<&dyn System> = vec![&QemuMirror, &QemuNbd];
+    if options.nbdkit {
+        systems.push(&Nbdkit);
+    }
+    systems.push(&Lifeboat);
     let mut results = Results::default();
     for run in 1..=options.runs {
         for system in &systems {
-            let seconds = if system.name() == "lifeboat" { options.seconds } else { options.peer_seconds };
-            let (outcome, after) = once(options, system.as_ref(), &Job { seconds, ..*job })?;
+            let seconds = if system.name() == "lifeboat" { job.seconds } else { options.peer_seconds };
+            let (outcome, after) = once(options, *system, &Job { seconds, ..*job })?;
             eprintln!(
-                "  {} {} run {run}: {:.0} iops, {:.0} MB/s, p99 {:.2} ms, {}",
+                "  {} {} run {run}: {:.0} iops, {:.0} MB/s, p99 {:.2} ms, lag {}, {}",
                 job.pattern,
                 system.name(),
                 outcome.iops,
                 outcome.mbps,
                 outcome.p99_ms,
+                after.lag.map_or("-".into(), |l| format!("{l:?}")),
                 after
                     .memory
                     .iter()
@@ -96,6 +94,7 @@ fn once(options: &Options, system: &dyn System, job: &Job) -> Result<(Outcome, A
     let mut running = system.start(&place)?;
     // What making and copying the disk left to be written back is nobody's load.
     std::process::Command::new("sync").status()?;
+    running.load_begins();
     let outcome = fio::run(&running.uri(), job)?;
     let after = running.after_load()?;
     Ok((outcome, after))
@@ -104,7 +103,7 @@ fn once(options: &Options, system: &dyn System, job: &Job) -> Result<(Outcome, A
 fn report_small(results: &Results, report: &mut Report) {
     let (iops, p99) =
         (|name: &str| results.median(name, |o| o.iops), |name: &str| results.median(name, |o| o.p99_ms));
-    for peer in ["qemu-mirror", "qemu-nbd", "nbdkit"] {
+    for peer in results.peers() {
         report.line(&format!("peer.{peer}.randwrite4k"), iops(peer), "/s", Goal::None);
         report.line(&format!("peer.{peer}.randwrite4k.p99"), p99(peer), "ms", Goal::None);
     }

@@ -15,6 +15,8 @@ pub struct Job {
     pub seconds: u64,
     /// Bytes of the disk that are written.
     pub size: u64,
+    /// Bytes a second at most.
+    pub rate: Option<u64>,
 }
 
 /// What came of it.
@@ -33,7 +35,11 @@ pub struct Outcome {
 /// # Errors
 /// When fio fails or a request does.
 pub fn run(uri: &str, job: &Job) -> Result<Outcome> {
-    let output = Command::new("fio")
+    let mut command = Command::new("fio");
+    if let Some(rate) = job.rate {
+        command.arg(format!("--rate={rate}"));
+    }
+    let output = command
         .args(["--name=load", "--ioengine=nbd", "--randrepeat=0", "--time_based", "--output-format=json"])
         .arg(format!("--uri={uri}"))
         .arg(format!("--rw={}", job.pattern))

@@ -29,6 +29,9 @@ pub trait Running {
     /// The NBD URI the load goes to.
     fn uri(&self) -> String;
 
+    /// Called right before the load.
+    fn load_begins(&mut self) {}
+
     /// Called right at the end of the load, before anything is stopped.
     ///
     /// # Errors
