@@ -67,6 +67,7 @@ enum Command {
 }
 
 fn main() -> ExitCode {
+    lifeboat_base::memory::keep();
     let args = Args::parse();
     let outcome = match args.command {
         Command::Completion { shell } => {

@@ -7,6 +7,7 @@ pub mod clock;
 pub mod entropy;
 pub mod id;
 pub mod limits;
+pub mod memory;
 pub mod point;
 pub mod time;
 pub mod units;

@@ -7,6 +7,7 @@ pub use memory::{MemoryStorage, StorageCall, StorageFault};
 use std::any::Any;
 use std::fs::{File, OpenOptions};
 use std::io;
+use std::os::fd::AsRawFd;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -71,6 +72,9 @@ pub trait LogFile: Send + Sync {
     /// # Errors
     /// What the system reports. Afterwards nothing may be assumed stable.
     fn sync(&self) -> io::Result<()>;
+
+    /// The range was written and will be synced: the disk may begin. Promises nothing.
+    fn begin_sync(&self, _offset: u64, _len: u64) {}
 
     /// # Errors
     /// What the system reports.
@@ -205,6 +209,12 @@ impl LogFile for File {
 
     fn sync(&self) -> io::Result<()> {
         self.sync_data()
+    }
+
+    fn begin_sync(&self, offset: u64, len: u64) {
+        let (Ok(offset), Ok(len)) = (i64::try_from(offset), i64::try_from(len)) else { return };
+        // SAFETY: plain system call on an open file. What becomes of it, the sync will tell.
+        unsafe { libc::sync_file_range(self.as_raw_fd(), offset, len, libc::SYNC_FILE_RANGE_WRITE) };
     }
 
     fn set_len(&self, len: u64) -> io::Result<()> {

@@ -22,10 +22,10 @@ use lifeboat_block::{Body, Codec, Record};
 use std::sync::Arc;
 use std::time::Duration;
 
-/// Sealed bytes held before they are written, even without a commit.
-const BATCH: usize = 8 * MIB;
+/// Sealed bytes held before they are written, even without a commit: the disk works while the next are sealed.
+const BATCH: usize = MIB;
 /// Sealed bytes held at most, when the disk is full.
-const MOST_HELD: usize = 2 * BATCH;
+const MOST_HELD: usize = 16 * MIB;
 
 /// Room made in a segment ahead of what is written.
 const AHEAD: u64 = 32 << 20;
@@ -310,6 +310,7 @@ impl Journal {
             current.allocated = current.file.preallocate(upto).map_or(u64::MAX, |()| upto);
         }
         let Err(source) = write_all(&*current.file, &self.buf, current.written) else {
+            current.file.begin_sync(current.written, end - current.written);
             current.written = end;
             self.buf.clear();
             return Ok(());

@@ -17,6 +17,7 @@ use out::Out;
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
+    lifeboat_base::memory::keep();
     // Only the first call in a process can set it, and this is the first.
     let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
     let cli = Cli::parse();
