@@ -129,6 +129,13 @@ async fn a_server_is_protected_drilled_failed_over_and_committed_over_the_wire()
     assert_eq!(c.openapi().await.unwrap()["info"]["title"], "Lifeboat");
 
     let a = served.as_role(TokenKind::Admin).await;
+    // The machine it runs on goes first, and not without a word of its own.
+    let run = c.server("web-1").await.unwrap().run.unwrap();
+    assert_eq!(api(a.delete_server("web-1", true).await.unwrap_err()).0, 409);
+    assert_eq!(api(a.clean_up(run, false).await.unwrap_err()).0, 409);
+    served.stage.site.world.lock().may_end.push(run);
+    let op = a.clean_up(run, true).await.unwrap();
+    served.stage.ended(op.id).await;
     a.delete_server("web-1", true).await.unwrap();
     assert_eq!(api(c.server("web-1").await.unwrap_err()).0, 404);
     served.stage.sound().await;

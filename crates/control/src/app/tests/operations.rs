@@ -198,6 +198,7 @@ async fn commit_waits_for_the_copy_and_is_final() {
     let yes = DeleteServerQuery { confirm_points: true };
     assert_eq!(code(stage.app.delete_server(&admin(), "web-1", &yes).await), ErrorCode::Conflict);
     assert_eq!(stage.site.live_runs(), [run]);
+    stage.site.world.lock().may_end.push(run);
     let op = stage.app.clean_up(&admin(), run, true).await.unwrap();
     assert_eq!(stage.ended(op.id).await.state, OperationState::Succeeded);
     stage.app.delete_server(&admin(), "web-1", &yes).await.unwrap();
