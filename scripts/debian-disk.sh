@@ -15,9 +15,9 @@ out=${1:?name the image to write}
 fail() { echo "debian-disk.sh: $*" >&2; exit 1; }
 
 codename=$(. /etc/os-release && [ "$ID" = debian ] && echo "$VERSION_CODENAME") || codename=bookworm
-mirror=$(apt-get indextargets --format '$(CODENAME)|$(REPO_URI)' 'Created-By: Packages' \
-  | awk -F'|' -v c="$codename" '$1 == c { print $2; exit }')
-mirror=${mirror:-http://deb.debian.org/debian/}
+mirror=${MIRROR:-$(apt-get indextargets --format '$(CODENAME)|$(REPO_URI)' 'Created-By: Packages' \
+  | awk -F'|' -v c="$codename" '$1 == c { print $2; exit }')}
+[ -n "$mirror" ] || fail "apt has no Debian mirror of $codename configured; name one in MIRROR"
 packages=build-essential,python3,git,vim,linux-image-cloud-amd64,perl-modules,openssh-server,curl,nginx-light,gdb
 
 mkdir -p "$cache"
