@@ -135,7 +135,7 @@ pub struct Status {
     pub done_bytes: u64,
     pub sent_bytes: u64,
     pub lag_bytes: u64,
-    /// Everything captured so far is durable at the site.
+    /// Everything captured so far is durable at the site, and in a point.
     pub drained: bool,
 }
 
@@ -702,7 +702,7 @@ impl Sender {
             done_bytes: self.sync_total.saturating_sub(left),
             sent_bytes: self.sync_sent,
             lag_bytes: self.lag_bytes(),
-            drained: self.live && self.lag_bytes() == 0 && !self.encoding,
+            drained: self.live && self.lag_bytes() == 0 && !self.encoding && !self.unbarriered,
         }
     }
 }
