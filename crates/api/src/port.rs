@@ -5,8 +5,8 @@
 //! [`SitePort`] call may be repeated: doing it again when it is done already succeeds.
 
 use crate::types::{
-    ApiError, CaptureSpec, CheckResult, DiskInfo, ErrorCode, ForwardInfo, LaunchSettings, Mount, PointInfo,
-    RunKind, ServerRuntime, WindowSpec,
+    ApiError, Branch, CaptureSpec, CheckReport, CheckResult, DiskInfo, ErrorCode, ForwardInfo,
+    LaunchSettings, Mount, PointInfo, ReplicationSpec, RpoMinute, RunKind, ServerRuntime, WindowSpec,
 };
 use async_trait::async_trait;
 use lifeboat_base::{AgentId, Epoch, PointId, RunId, ServerId, WallTime};
@@ -52,8 +52,18 @@ pub struct ServerSpec {
     /// Disks as first probed: their order never changes.
     pub disks: Vec<DiskInfo>,
     pub window: WindowSpec,
+    #[serde(default)]
+    pub replication: ReplicationSpec,
     /// False: keep the journal, capture nothing.
     pub active: bool,
+}
+
+/// Barriers of a group that were cut at one moment, each durable here.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct GroupCut {
+    pub points: Vec<(ServerId, PointId)>,
+    /// Longest time a member's writes were held.
+    pub held: Duration,
 }
 
 /// A run to be launched.
@@ -155,6 +165,29 @@ pub trait SitePort: Send + Sync {
     async fn destroy_run(&self, run: RunId, keep_logs: bool) -> Result<(), PortError>;
     /// Releases the mount of a fully hydrated run; the run goes on.
     async fn release_run(&self, run: RunId) -> Result<(), PortError>;
+
+    /// One barrier at one moment in all these servers, through their agents.
+    ///
+    /// # Errors
+    /// When a member did not answer in time or could not cut: then there is no group point.
+    async fn group_barrier(&self, servers: &[ServerId], hold: Duration) -> Result<GroupCut, PortError>;
+    /// Starts comparing source and copy; how it goes is in the runtime. `rate` in bytes per second, 0 for no limit.
+    async fn verify(&self, server: ServerId, rate: u64) -> Result<(), PortError>;
+    /// The measured RPO by the minute, newest first.
+    fn rpo_history(&self, server: ServerId, minutes: usize) -> Vec<RpoMinute>;
+    /// What stale writers left, newest first.
+    async fn branches(&self, server: ServerId) -> Result<Vec<Branch>, PortError>;
+    async fn delete_branch(&self, server: ServerId, branch: &str) -> Result<(), PortError>;
+    /// Serves a branch's newest state like a point.
+    async fn mount_branch(
+        &self,
+        server: ServerId,
+        name: &str,
+        branch: &str,
+        writable: bool,
+    ) -> Result<Mount, PortError>;
+    /// Looks at what is stored; with `full` at every record.
+    async fn check_journal(&self, server: ServerId, full: bool) -> Result<CheckReport, PortError>;
 
     /// Free and total bytes of the state directory's file system.
     fn disk_space(&self) -> (u64, u64);

@@ -90,6 +90,69 @@ impl Default for WindowSpec {
     }
 }
 
+/// When a server's writes are confirmed to their user.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum ReplicationMode {
+    /// Once the source has them; the copy follows.
+    #[default]
+    Async,
+    /// A flush, once the site's journal has everything before it. For splitter captures.
+    Sync,
+}
+
+/// What a synchronous server does while the site does not answer.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum OnLoss {
+    /// Flushes wait `loss_seconds`, then fail; the user sees an I/O error, nothing is lost.
+    #[default]
+    Block,
+    /// Flushes wait `loss_seconds`, then go on without the site until it has caught up; told and alarmed.
+    Degrade,
+}
+
+/// How writes go to the site.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct ReplicationSpec {
+    pub mode: ReplicationMode,
+    pub on_loss: OnLoss,
+    /// 1 to 3600.
+    pub loss_seconds: u32,
+    /// Sealed bytes the agent keeps on its disk while the link is down or slow; 0 for none.
+    pub spool_bytes: u64,
+}
+
+impl Default for ReplicationSpec {
+    fn default() -> Self {
+        Self {
+            mode: ReplicationMode::Async,
+            on_loss: OnLoss::Block,
+            loss_seconds: 30,
+            spool_bytes: lifeboat_base::limits::AGENT_SPOOL,
+        }
+    }
+}
+
+/// How a server is watched over.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct WatchSpec {
+    /// RPO past which there is an alarm, in seconds; the site's own limit where it is not given.
+    pub rpo_alarm_seconds: Option<u32>,
+    /// How often source and copy are compared by themselves, in hours; 0 for never.
+    pub verify_hours: u32,
+    /// Bytes of the source a comparison reads per second at most; 0 for no limit.
+    pub verify_rate: u64,
+}
+
+impl Default for WatchSpec {
+    fn default() -> Self {
+        Self { rpo_alarm_seconds: None, verify_hours: 7 * 24, verify_rate: 64 << 20 }
+    }
+}
+
 /// `POST /v1/servers`: protect a server.
 #[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
@@ -103,6 +166,10 @@ pub struct ProtectRequest {
     /// Launch settings used by drills and failovers unless they say otherwise.
     #[serde(default)]
     pub launch: LaunchSettings,
+    #[serde(default)]
+    pub replication: ReplicationSpec,
+    #[serde(default)]
+    pub watch: WatchSpec,
 }
 
 /// `GET /v1/servers/{name}`
@@ -117,6 +184,8 @@ pub struct Server {
     pub capture: CaptureSpec,
     pub window: WindowSpec,
     pub launch: LaunchSettings,
+    pub replication: ReplicationSpec,
+    pub watch: WatchSpec,
     pub state: ServerState,
     pub epoch: u32,
     #[schema(value_type = String)]
@@ -152,6 +221,218 @@ pub struct ServerRuntime {
     pub disks: Vec<DiskInfo>,
     /// NBD URIs of a splitter's exports, at the agent's host.
     pub exports: Vec<String>,
+    /// Part of the lag that waits in the spool on the agent's disk.
+    pub spool_bytes: u64,
+    /// Bytes of the source the agent has read and hashed since it began.
+    pub hashed_bytes: u64,
+    /// What the RPO was: over the last hour, and over the last day.
+    pub rpo_hour: Option<RpoStats>,
+    pub rpo_day: Option<RpoStats>,
+    /// `None` in asynchronous mode.
+    pub sync_mode: Option<SyncStatus>,
+    /// The last comparison of source and copy, or the one under way.
+    pub verify: Option<VerifyStatus>,
+    /// When catching up is over, in seconds from now, at the present rate.
+    pub ready_in_seconds: Option<u64>,
+    /// Divergent branches kept of this server.
+    pub branches: u32,
+}
+
+/// The measured RPO over a span of time, from one sample a second. Milliseconds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct RpoStats {
+    pub p50_ms: u64,
+    pub p99_ms: u64,
+    pub max_ms: u64,
+    pub samples: u64,
+}
+
+/// One minute of a server's measured RPO: `GET /v1/servers/{name}/rpo?minutes=`
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct RpoMinute {
+    #[schema(value_type = String)]
+    pub start: WallTime,
+    #[serde(flatten)]
+    pub stats: RpoStats,
+}
+
+/// How a synchronous server keeps its promise now.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct SyncStatus {
+    pub state: SyncModeState,
+    /// Since when, for a state that is not `synchronous`.
+    #[schema(value_type = Option<String>)]
+    pub since: Option<WallTime>,
+    /// Flushes that waited for the site since the agent began, and their average parts in microseconds.
+    pub flushes: u64,
+    pub source_us: u64,
+    pub encode_us: u64,
+    pub site_us: u64,
+    pub longest_us: u64,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum SyncModeState {
+    /// No first copy yet, or catching up: flushes do not wait for the site.
+    NotYet,
+    Synchronous,
+    /// Flushes wait, and the site does not answer.
+    Blocked,
+    /// The policy let flushes go on without the site.
+    Degraded,
+    /// The agent has not said.
+    Unknown,
+}
+
+/// A comparison of source and copy, block by block, while both go on. Bytes.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct VerifyStatus {
+    pub state: VerifyState,
+    #[schema(value_type = String)]
+    pub started: WallTime,
+    #[schema(value_type = Option<String>)]
+    pub ended: Option<WallTime>,
+    pub total_bytes: u64,
+    pub done_bytes: u64,
+    /// What differed, and was sent anew.
+    pub different_bytes: u64,
+    /// Where; the first few hundred only.
+    pub different: Vec<DifferentRange>,
+    /// First point in which everything that was compared is known to be equal.
+    #[schema(value_type = Option<String>)]
+    pub point: Option<PointId>,
+    pub error: Option<String>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum VerifyState {
+    Running,
+    /// Source and copy are equal.
+    Equal,
+    /// They were not; see `different`.
+    Different,
+    Failed,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct DifferentRange {
+    pub disk: u16,
+    pub offset: u64,
+    pub len: u64,
+}
+
+/// `PATCH /v1/servers/{name}`: what is not given stays.
+#[derive(Debug, Clone, Default, Serialize, Deserialize, ToSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct ServerChange {
+    pub window: Option<WindowSpec>,
+    pub launch: Option<LaunchSettings>,
+    pub replication: Option<ReplicationSpec>,
+    pub watch: Option<WatchSpec>,
+}
+
+/// What a writer sent whose epoch was over: kept beside the line, never merged.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Branch {
+    /// `b1.7f3a`: the epoch that was over, and a part of the writer's number.
+    pub id: String,
+    pub server: String,
+    pub epoch: u32,
+    /// Record of the line after which it diverges.
+    #[schema(value_type = String)]
+    pub base: PointId,
+    /// Arrival of its first and newest record, by this site's clock.
+    #[schema(value_type = String)]
+    pub first: WallTime,
+    #[schema(value_type = String)]
+    pub newest: WallTime,
+    /// Writes and bytes of content.
+    pub records: u64,
+    pub content_bytes: u64,
+    /// Bytes it takes here.
+    pub stored_bytes: u64,
+    /// The line it diverges from is still there, so that it can be mounted.
+    pub mountable: bool,
+}
+
+/// `GET /v1/servers/{name}/check?full=`
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct CheckReport {
+    pub server: String,
+    pub segments: u64,
+    /// 0 unless every record was read.
+    pub records: u64,
+    pub findings: Vec<CheckFinding>,
+    /// Made again by themselves; no point is affected.
+    pub bad_indexes: Vec<String>,
+}
+
+/// One thing that is not as it was written.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct CheckFinding {
+    /// What and where.
+    pub what: String,
+    /// First and last point that may need what is lost.
+    #[schema(value_type = Option<String>)]
+    pub first_point: Option<PointId>,
+    #[schema(value_type = Option<String>)]
+    pub last_point: Option<PointId>,
+}
+
+/// `POST /v1/groups`: servers that get one barrier at one moment.
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct GroupRequest {
+    pub name: String,
+    /// Names, 1 to 64.
+    pub servers: Vec<String>,
+    /// Seconds between barriers; 0: only when asked.
+    #[serde(default = "group_seconds")]
+    pub every_seconds: u32,
+    /// Longest time writes may be held, 10 to 2000.
+    #[serde(default = "group_hold")]
+    pub hold_ms: u32,
+}
+
+fn group_seconds() -> u32 {
+    60
+}
+
+fn group_hold() -> u32 {
+    500
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Group {
+    pub name: String,
+    pub servers: Vec<String>,
+    pub every_seconds: u32,
+    pub hold_ms: u32,
+    pub latest: Option<GroupPoint>,
+    /// Why the last attempt made no point.
+    pub trouble: Option<String>,
+}
+
+/// A moment all servers of a group can be brought back to together.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct GroupPoint {
+    /// `g42`
+    pub id: String,
+    /// This site's clock.
+    #[schema(value_type = String)]
+    pub time: WallTime,
+    pub members: Vec<GroupMember>,
+    /// Longest time a member's writes were held, in microseconds.
+    pub held_us: u64,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct GroupMember {
+    pub server: String,
+    #[schema(value_type = String)]
+    pub point: PointId,
 }
 
 /// Whether replication keeps its promise.
@@ -240,6 +521,9 @@ pub struct MountRequest {
     /// Writes go to a throw-away overlay.
     #[serde(default)]
     pub writable: bool,
+    /// A divergent branch instead of the line; `point` is not looked at then.
+    #[serde(default)]
+    pub branch: Option<String>,
 }
 
 fn latest() -> String {

@@ -43,6 +43,32 @@ pub const AGENT_QUEUE: usize = 32 * MIB;
 /// Sent but unacknowledged bytes an agent keeps for one server, so that a reconnect resends them.
 pub const AGENT_UNACKED: usize = 24 * MIB;
 
+/// Sealed bytes an agent keeps on disk for one server while the link is down or slow, unless its settings say
+/// otherwise. Past this the dirty map takes over.
+pub const AGENT_SPOOL: u64 = 4 << 30;
+
+/// Earlier processes of an agent a stream's hello may name.
+pub const MAX_LINEAGE: usize = 8;
+
+/// Ranges a comparison names; what differs beyond is counted.
+pub const MAX_DIFFERENCES: usize = 256;
+
+/// Ranges noted as written under one background read; past this the read is made again.
+pub const MAX_TOUCHED: usize = 256;
+
+/// Regions a disk's write-intent log has at most.
+pub const MAX_REGIONS: u64 = 1 << 20;
+
+/// Most servers in one group.
+pub const MAX_GROUP: usize = 64;
+
+/// Longest time a group's barrier may hold writes.
+pub const MAX_HOLD: Duration = Duration::from_secs(2);
+
+/// How often a server to which nothing is written gets a barrier all the same: the measured RPO is proven by
+/// points, not by words.
+pub const CANARY_EVERY: Duration = Duration::from_secs(10);
+
 /// Content read for a sync and not yet sent, per server, in bytes.
 pub const AGENT_SYNC_WINDOW: usize = 24 * MIB;
 

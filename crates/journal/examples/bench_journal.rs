@@ -7,8 +7,8 @@
 use lifeboat_base::{
     Clock, DiskId, Entropy, Epoch, SeededEntropy, Seq, SystemClock, SystemEntropy, WallTime,
 };
+use lifeboat_block::storage::{DirStorage, LogFile, Storage};
 use lifeboat_block::{BarrierKind, BlockDevice, Body, Codec, Record};
-use lifeboat_journal::storage::{DirStorage, LogFile, Storage};
 use lifeboat_journal::{Journal, JournalConfig, JournalKey};
 use std::any::Any;
 use std::io;

@@ -19,9 +19,9 @@
 
 use crate::format::{Kind, u16_at, u32_at, u64_at};
 use crate::seal::{MAC, MacKey};
-use crate::storage::{LogFile, read_most, read_whole};
 use lifeboat_base::{DiskId, Epoch, PointId, Seq, WallTime};
 use lifeboat_block::BarrierKind;
+use lifeboat_block::storage::{LogFile, read_most, read_whole};
 use std::io;
 
 const MAGIC: &[u8; 8] = b"LBJIDX01";

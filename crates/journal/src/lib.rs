@@ -43,7 +43,6 @@ mod points;
 mod seal;
 mod segment;
 mod state;
-pub mod storage;
 mod writer;
 
 pub use check::{CheckReport, Finding};

@@ -17,8 +17,8 @@
 use crate::error::{JournalError, no_space};
 use crate::format::{id_at, u32_at, u64_at};
 use crate::seal::{MAC, MacKey};
-use crate::storage::{Storage, read_whole, write_all};
 use lifeboat_base::{Epoch, Seq, WallTime};
+use lifeboat_block::storage::{Storage, read_whole, write_all};
 use std::io;
 
 const MAGIC: &[u8; 8] = b"LBJMAN01";

@@ -9,8 +9,8 @@ use crate::index::{self, Barrier, DiskChange, Entry, Head, Summary};
 use crate::manifest::{self, Manifest, SaveError};
 use crate::seal::{JournalKey, MacKey};
 use crate::segment::{FileCache, ScanOptions, Segment, scan};
-use crate::storage::Storage;
 use lifeboat_base::{Clock, DiskId, Entropy, Epoch, Seq};
+use lifeboat_block::storage::Storage;
 use parking_lot::{Mutex, RwLock};
 use std::any::Any;
 use std::io;
@@ -196,7 +196,10 @@ impl Shared {
         let bytes = index::encode(&self.mac, &segment.id, head, entries);
         let written = match self.storage.remove(&name) {
             Err(e) if e.kind() != io::ErrorKind::NotFound => Err(e),
-            _ => self.storage.create(&name).and_then(|file| crate::storage::write_all(&*file, &bytes, 0)),
+            _ => self
+                .storage
+                .create(&name)
+                .and_then(|file| lifeboat_block::storage::write_all(&*file, &bytes, 0)),
         };
         if let Err(e) = written {
             tracing::warn!("{name} was not written and will be made again when needed: {e}");

@@ -1,10 +1,10 @@
 //! A source, a journal and a model to compare them by.
 #![allow(clippy::unwrap_used)]
 
-use crate::storage::MemoryStorage;
 use crate::{Journal, JournalConfig, JournalError, JournalKey, JournalReader, OpenReport, PointDevice};
 use lifeboat_base::{DiskId, Entropy, Epoch, ManualClock, PointId, SeededEntropy, Seq, WallTime};
 use lifeboat_block::codec::Encoder;
+use lifeboat_block::storage::MemoryStorage;
 use lifeboat_block::{BarrierKind, BlockDevice, Body, Record};
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -67,7 +67,7 @@ impl Rig {
     }
 
     pub(crate) fn names(&self, ending: &str) -> Vec<String> {
-        use crate::storage::Storage;
+        use lifeboat_block::storage::Storage;
         self.storage.list().unwrap().into_iter().filter(|n| n.ends_with(ending)).collect()
     }
 }

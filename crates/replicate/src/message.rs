@@ -46,6 +46,10 @@ pub struct StreamSession {
     pub epoch: u32,
     #[prost(message, repeated, tag = "3")]
     pub disks: Vec<Disk>,
+    /// Earlier processes of this agent whose unacknowledged writes its tracking still covers, newest first; at most
+    /// [`MAX_LINEAGE`](lifeboat_base::limits::MAX_LINEAGE).
+    #[prost(fixed64, repeated, tag = "4")]
+    pub lineage: Vec<u64>,
 }
 
 #[derive(Clone, PartialEq, Eq, Message)]
@@ -73,6 +77,13 @@ pub struct Welcome {
     /// acknowledged goes on from `durable`. Else numbers above are another's, and it starts anew.
     #[prost(bool, tag = "4")]
     pub same_writer: bool,
+    /// The newest record here came from a process of the hello's lineage: what its tracking does not
+    /// suspect is here already, if `durable` is not below what that tracking was told.
+    #[prost(bool, tag = "5")]
+    pub follows: bool,
+    /// The epoch is over: what is sent is kept beside the line, as a branch.
+    #[prost(bool, tag = "6")]
+    pub branch: bool,
 }
 
 /// The site's answer to a [`Hello`] it refuses, or its last word in a session.
@@ -112,12 +123,15 @@ pub struct Control {
     /// Pairs a request with its answer; 0 where none is awaited.
     #[prost(uint64, tag = "1")]
     pub id: u64,
-    #[prost(oneof = "control::Body", tags = "2, 3, 4, 5, 6, 7, 8")]
+    #[prost(oneof = "control::Body", tags = "2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13")]
     pub body: Option<control::Body>,
 }
 
 pub mod control {
-    use super::{Assignments, Oneof, Probe, ProbeResult, Renew, Renewed, Report};
+    use super::{
+        Assignments, Cut, CutResult, Hold, HoldResult, Oneof, Probe, ProbeResult, Renew, Renewed, Report,
+        Verify,
+    };
 
     #[derive(Clone, PartialEq, Oneof)]
     pub enum Body {
@@ -142,6 +156,21 @@ pub mod control {
         /// Either way: nothing to say.
         #[prost(bool, tag = "8")]
         Ping(bool),
+        /// Site to agent: first half of a group's barrier.
+        #[prost(message, tag = "9")]
+        Hold(Hold),
+        /// Agent to site, with the id of the [`Hold`].
+        #[prost(message, tag = "10")]
+        HoldResult(HoldResult),
+        /// Site to agent: second half.
+        #[prost(message, tag = "11")]
+        Cut(Cut),
+        /// Agent to site, with the id of the [`Cut`].
+        #[prost(message, tag = "12")]
+        CutResult(CutResult),
+        /// Site to agent.
+        #[prost(message, tag = "13")]
+        Verify(Verify),
     }
 }
 
@@ -165,6 +194,114 @@ pub struct Assignment {
     /// Disks as first probed, so that their order never changes.
     #[prost(message, repeated, tag = "5")]
     pub disks: Vec<Disk>,
+    /// `ReplicationSpec` as JSON; empty for the defaults.
+    #[prost(string, tag = "6")]
+    pub replication: String,
+}
+
+/// First half of a group's barrier: from now on no write of these servers completes, until [`Cut`] or until the time is
+/// over.
+#[derive(Clone, PartialEq, Eq, Message)]
+pub struct Hold {
+    /// Random; pairs the halves.
+    #[prost(fixed64, tag = "1")]
+    pub barrier: u64,
+    #[prost(bytes = "vec", repeated, tag = "2")]
+    pub servers: Vec<Vec<u8>>,
+    /// How long the writes are held at most, counted from when the agent reads this.
+    #[prost(uint32, tag = "3")]
+    pub limit_ms: u32,
+}
+
+#[derive(Clone, PartialEq, Eq, Message)]
+pub struct HoldResult {
+    /// Empty: every server of the request is held. Else why not, and nothing is held.
+    #[prost(string, tag = "1")]
+    pub error: String,
+}
+
+/// Second half of a group's barrier: cuts one in every server held, then lets their writes go on. With `abandon` it only
+/// lets them go on.
+#[derive(Clone, PartialEq, Eq, Message)]
+pub struct Cut {
+    #[prost(fixed64, tag = "1")]
+    pub barrier: u64,
+    #[prost(bool, tag = "2")]
+    pub abandon: bool,
+}
+
+#[derive(Clone, PartialEq, Eq, Message)]
+pub struct CutResult {
+    /// In the order of the hold. Each was cut while all of them were still held.
+    #[prost(message, repeated, tag = "1")]
+    pub cuts: Vec<ServerCut>,
+    /// Set when none counts: a hold was over, or a barrier would not have been exact.
+    #[prost(string, tag = "2")]
+    pub error: String,
+}
+
+#[derive(Clone, PartialEq, Eq, Message)]
+pub struct ServerCut {
+    #[prost(bytes = "vec", tag = "1")]
+    pub server: Vec<u8>,
+    /// Number the barrier has in the stream, and its time. If the site finds another record there, the queue
+    /// overflowed since and there is no such barrier.
+    #[prost(uint64, tag = "2")]
+    pub seq: u64,
+    #[prost(uint64, tag = "4")]
+    pub time: u64,
+    /// How long writes were held.
+    #[prost(uint64, tag = "3")]
+    pub held_us: u64,
+}
+
+/// Compare source and copy while both go on. One at a time for each server; another starts it anew.
+#[derive(Clone, PartialEq, Eq, Message)]
+pub struct Verify {
+    #[prost(bytes = "vec", tag = "1")]
+    pub server: Vec<u8>,
+    /// Random; names this comparison in reports.
+    #[prost(fixed64, tag = "2")]
+    pub id: u64,
+    /// Bytes of the source read per second at most; 0 for no limit.
+    #[prost(uint64, tag = "3")]
+    pub rate: u64,
+    /// Ends it instead.
+    #[prost(bool, tag = "4")]
+    pub cancel: bool,
+}
+
+/// How a comparison stands.
+#[derive(Clone, PartialEq, Eq, Message)]
+pub struct VerifyReport {
+    #[prost(fixed64, tag = "1")]
+    pub id: u64,
+    #[prost(uint64, tag = "2")]
+    pub total_bytes: u64,
+    #[prost(uint64, tag = "3")]
+    pub done_bytes: u64,
+    /// Everything was compared, and a barrier was cut after it.
+    #[prost(bool, tag = "4")]
+    pub over: bool,
+    /// Bytes that differed. They are sent anew.
+    #[prost(uint64, tag = "5")]
+    pub different_bytes: u64,
+    /// Where, in order of finding; the first [`MAX_DIFFERENCES`](lifeboat_base::limits::MAX_DIFFERENCES) only.
+    #[prost(message, repeated, tag = "6")]
+    pub different: Vec<DiskRange>,
+    /// Set when it ended without a result.
+    #[prost(string, tag = "7")]
+    pub error: String,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Message)]
+pub struct DiskRange {
+    #[prost(uint32, tag = "1")]
+    pub disk: u32,
+    #[prost(uint64, tag = "2")]
+    pub offset: u64,
+    #[prost(uint64, tag = "3")]
+    pub len: u64,
 }
 
 /// What is behind a capture?
@@ -229,6 +366,55 @@ pub struct ServerReport {
     /// Captured and not acknowledged, in bytes: queue, unacknowledged and dirty.
     #[prost(uint64, tag = "11")]
     pub lag_bytes: u64,
+    /// Part of it that waits in the spool on the agent's disk, as sent.
+    #[prost(uint64, tag = "12")]
+    pub spool_bytes: u64,
+    /// Bytes of the source read and hashed since this process began.
+    #[prost(uint64, tag = "13")]
+    pub hashed_bytes: u64,
+    #[prost(message, optional, tag = "14")]
+    pub verify: Option<VerifyReport>,
+    #[prost(enumeration = "SyncState", tag = "15")]
+    pub sync_state: i32,
+    /// Since when, by the source's clock, in nanoseconds; for a state that is not as wanted.
+    #[prost(uint64, tag = "16")]
+    pub sync_since: u64,
+    #[prost(message, optional, tag = "17")]
+    pub flushes: Option<Flushes>,
+}
+
+/// How a server in synchronous mode keeps its promise.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Enumeration)]
+#[repr(i32)]
+pub enum SyncState {
+    /// In asynchronous mode.
+    Asynchronous = 0,
+    /// No first copy yet, or catching up: flushes do not wait for the site.
+    NotYet = 1,
+    /// Every flush waits for the site.
+    Synchronous = 2,
+    /// Flushes wait, and the site does not answer.
+    Blocked = 3,
+    /// The policy let flushes go on without the site.
+    Degraded = 4,
+}
+
+/// Sums over the flushes of a synchronous server since the agent began. Nanoseconds.
+#[derive(Clone, Copy, PartialEq, Eq, Message)]
+pub struct Flushes {
+    #[prost(uint64, tag = "1")]
+    pub count: u64,
+    /// The source's own flush.
+    #[prost(uint64, tag = "2")]
+    pub source: u64,
+    /// From there until the frame with its last write was ready.
+    #[prost(uint64, tag = "3")]
+    pub encode: u64,
+    /// From there until the site's acknowledgement: the link, the site's queue and its disk.
+    #[prost(uint64, tag = "4")]
+    pub site: u64,
+    #[prost(uint64, tag = "5")]
+    pub longest: u64,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Enumeration)]

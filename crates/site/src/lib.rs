@@ -191,6 +191,7 @@ impl Site {
                 name: s.name.clone(),
                 epoch: s.epoch.0,
                 capture: serde_json::to_string(&s.capture).unwrap_or_default(),
+                replication: serde_json::to_string(&s.replication).unwrap_or_default(),
                 disks: s
                     .disks
                     .iter()

@@ -4,10 +4,10 @@ use crate::launch::{Check, Forward, RunDisk, RunHandle, RunSpec};
 use crate::server::{Job, No, OpenServer, ServerCell};
 use crate::{Site, errors};
 use async_trait::async_trait;
-use lifeboat_api::port::{AgentRuntime, PortError, RunRequest, RunStatus, ServerSpec, SitePort};
+use lifeboat_api::port::{AgentRuntime, GroupCut, PortError, RunRequest, RunStatus, ServerSpec, SitePort};
 use lifeboat_api::types::{
-    CaptureSpec, CheckResult, DiskInfo, ErrorCode, ForwardInfo, Health, Mount, PointInfo, PointKind, RunKind,
-    ServerRuntime, SyncPhase, SyncProgress,
+    Branch, CaptureSpec, CheckReport, CheckResult, DiskInfo, ErrorCode, ForwardInfo, Health, Mount,
+    PointInfo, PointKind, RpoMinute, RunKind, ServerRuntime, SyncPhase, SyncProgress,
 };
 use lifeboat_base::point::PointSpec;
 use lifeboat_base::{AgentId, Epoch, PointId, RunId, Seq, ServerId};
@@ -359,6 +359,7 @@ impl SitePort for SiteHandle {
             oldest: usage.oldest.as_ref().map(point_info),
             disks: cell.spec.read().disks.clone(),
             exports: report.map(|r| r.exports).unwrap_or_default(),
+            ..ServerRuntime::default()
         })
     }
 
@@ -546,6 +547,34 @@ impl SitePort for SiteHandle {
             Ok(())
         })
         .await
+    }
+
+    async fn group_barrier(&self, _: &[ServerId], _: Duration) -> Result<GroupCut, PortError> {
+        Err(PortError::new(ErrorCode::Unavailable, "not here yet"))
+    }
+
+    async fn verify(&self, _: ServerId, _: u64) -> Result<(), PortError> {
+        Err(PortError::new(ErrorCode::Unavailable, "not here yet"))
+    }
+
+    fn rpo_history(&self, _: ServerId, _: usize) -> Vec<RpoMinute> {
+        Vec::new()
+    }
+
+    async fn branches(&self, _: ServerId) -> Result<Vec<Branch>, PortError> {
+        Ok(Vec::new())
+    }
+
+    async fn delete_branch(&self, _: ServerId, _: &str) -> Result<(), PortError> {
+        Err(PortError::new(ErrorCode::Unavailable, "not here yet"))
+    }
+
+    async fn mount_branch(&self, _: ServerId, _: &str, _: &str, _: bool) -> Result<Mount, PortError> {
+        Err(PortError::new(ErrorCode::Unavailable, "not here yet"))
+    }
+
+    async fn check_journal(&self, _: ServerId, _: bool) -> Result<CheckReport, PortError> {
+        Err(PortError::new(ErrorCode::Unavailable, "not here yet"))
     }
 
     fn disk_space(&self) -> (u64, u64) {

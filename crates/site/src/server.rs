@@ -367,7 +367,8 @@ impl Worker {
             ));
         }
         let version = lifeboat_replicate::message::VERSION;
-        Ok((Welcome { version, durable: durable.0, has_content, same_writer }, receiver))
+        let (follows, branch) = (false, false);
+        Ok((Welcome { version, durable: durable.0, has_content, same_writer, follows, branch }, receiver))
     }
 
     fn append(&mut self, records: &[Record]) {

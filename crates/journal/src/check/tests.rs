@@ -1,7 +1,7 @@
 #![allow(clippy::unwrap_used)]
 
-use crate::storage::Storage;
 use crate::testing::{Rig, Source};
+use lifeboat_block::storage::Storage;
 
 #[test]
 fn a_check_names_what_is_damaged_and_the_points_it_may_touch() {

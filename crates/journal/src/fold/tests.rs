@@ -1,9 +1,9 @@
 #![allow(clippy::unwrap_used)]
 
 use super::*;
-use crate::storage::{StorageCall, StorageFault};
 use crate::testing::{DISK, Rig, Source};
 use lifeboat_base::WallTime;
+use lifeboat_block::storage::{StorageCall, StorageFault};
 use proptest::prelude::*;
 use std::time::Duration;
 

@@ -84,7 +84,9 @@ fn i3_a_flipped_bit_anywhere_is_never_wrong_bytes() {
         if clean {
             rig.open().close().unwrap();
         } else {
-            rig.names(".idx").iter().for_each(|n| crate::storage::Storage::remove(&rig.storage, n).unwrap());
+            rig.names(".idx")
+                .iter()
+                .for_each(|n| lifeboat_block::storage::Storage::remove(&rig.storage, n).unwrap());
         }
         let files: Vec<String> = ["seg", "idx"].iter().flat_map(|e| rig.names(e)).collect();
         for name in files {
@@ -187,7 +189,7 @@ fn a_missing_or_swapped_segment_is_named() {
     let names = rig.names(".seg");
     assert!(names.len() > 3);
     let gone = rig.on(rig.storage.after_kill());
-    crate::storage::Storage::remove(&gone.storage, &names[1]).unwrap();
+    lifeboat_block::storage::Storage::remove(&gone.storage, &names[1]).unwrap();
     let (journal, report) = gone.try_open().unwrap();
     assert_eq!(report.damage.len(), 1);
     assert_eq!((&report.damage[0].segment, report.damage[0].offset), (&names[1], 0));
@@ -221,7 +223,7 @@ fn the_manifest_has_a_copy_and_is_never_guessed() {
         assert!(matches!(both.try_open(), Err(JournalError::Manifest(_))), "byte {at}");
     }
     let none = rig.on(rig.storage.after_kill());
-    NAMES.iter().for_each(|n| crate::storage::Storage::remove(&none.storage, n).unwrap());
+    NAMES.iter().for_each(|n| lifeboat_block::storage::Storage::remove(&none.storage, n).unwrap());
     assert!(
         matches!(none.try_open(), Err(JournalError::Manifest(_))),
         "never a new journal over old segments"
@@ -232,8 +234,8 @@ fn the_manifest_has_a_copy_and_is_never_guessed() {
 fn unfinished_files_are_removed() {
     let (rig, source) = crashed(2, 1 << 20);
     let stray = format!("{:016x}-{:032x}.seg", 1, 77);
-    crate::storage::Storage::create(&rig.storage, &stray).unwrap();
-    crate::storage::Storage::create(&rig.storage, "notes.txt").unwrap();
+    lifeboat_block::storage::Storage::create(&rig.storage, &stray).unwrap();
+    lifeboat_block::storage::Storage::create(&rig.storage, "notes.txt").unwrap();
     let (journal, report) = rig.try_open().unwrap();
     assert_eq!(report.removed, [stray]);
     assert!(rig.storage.bytes("notes.txt").is_some(), "not ours");

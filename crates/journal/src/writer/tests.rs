@@ -1,10 +1,10 @@
 #![allow(clippy::unwrap_used)]
 
 use super::*;
-use crate::storage::{StorageCall, StorageFault};
 use crate::testing::{DISK, Rig, Source, key, small};
 use lifeboat_base::{ManualClock, SeededEntropy};
 use lifeboat_block::BlockDevice;
+use lifeboat_block::storage::{StorageCall, StorageFault};
 use proptest::prelude::*;
 
 fn fault(call: StorageCall, errno: i32, half: bool) -> StorageFault {

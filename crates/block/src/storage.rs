@@ -1,4 +1,4 @@
-//! The files of a journal, behind a trait so that tests can make them fail.
+//! Files that must survive a crash, behind a trait so that tests can make them fail.
 
 mod memory;
 
@@ -99,7 +99,10 @@ pub trait LogFile: Send + Sync {
 }
 
 /// Writes all of `data`.
-pub(crate) fn write_all(file: &dyn LogFile, mut data: &[u8], mut offset: u64) -> io::Result<()> {
+///
+/// # Errors
+/// What the system reports.
+pub fn write_all(file: &dyn LogFile, mut data: &[u8], mut offset: u64) -> io::Result<()> {
     while !data.is_empty() {
         match file.write_at(data, offset) {
             Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
@@ -115,7 +118,10 @@ pub(crate) fn write_all(file: &dyn LogFile, mut data: &[u8], mut offset: u64) ->
 }
 
 /// Fills `buf` as far as the file goes; tells how far.
-pub(crate) fn read_most(file: &dyn LogFile, buf: &mut [u8], offset: u64) -> io::Result<usize> {
+///
+/// # Errors
+/// What the system reports.
+pub fn read_most(file: &dyn LogFile, buf: &mut [u8], offset: u64) -> io::Result<usize> {
     let mut done = 0;
     while done < buf.len() {
         match file.read_at(&mut buf[done..], offset + done as u64) {
@@ -129,7 +135,10 @@ pub(crate) fn read_most(file: &dyn LogFile, buf: &mut [u8], offset: u64) -> io::
 }
 
 /// The whole file; an error when it is longer than `limit`.
-pub(crate) fn read_whole(file: &dyn LogFile, limit: u64) -> io::Result<Vec<u8>> {
+///
+/// # Errors
+/// What the system reports, and when it is longer.
+pub fn read_whole(file: &dyn LogFile, limit: u64) -> io::Result<Vec<u8>> {
     let len = file.len()?;
     if len > limit {
         return Err(io::Error::new(io::ErrorKind::InvalidData, "the file is longer than it can be"));
