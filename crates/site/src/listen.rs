@@ -488,7 +488,7 @@ async fn read_one(
             cell.received.fetch_add(len as u64, Ordering::Relaxed);
             let kib = u32::try_from(len.div_ceil(1024)).unwrap_or(u32::MAX);
             let permit = Arc::clone(room).acquire_many_owned(kib).await.map_err(|_| ShellError::Closed)?;
-            Job::Records { session, records, _room: permit }
+            Job::Records { session, records, room: Some(permit) }
         }
         FrameType::Offer => {
             let offer = Offer::decode(body).map_err(|e| protocol(e.to_string()))?;

@@ -1,7 +1,7 @@
 //! The site as control sees it.
 
 use crate::launch::{Check, Forward, RunDisk, RunHandle, RunSpec};
-use crate::server::{Job, No, OpenServer, ServerCell};
+use crate::server::{Job, No, OpenServer, ServerCell, ServerStorage};
 use crate::{Site, errors};
 use async_trait::async_trait;
 use lifeboat_api::port::{AgentRuntime, GroupCut, PortError, RunRequest, RunStatus, ServerSpec, SitePort};
@@ -131,12 +131,12 @@ impl Site {
         }
         let (site, spec) = (Arc::clone(self), spec.clone());
         blocking(move || {
-            let dir = site.server_dir(spec.id).join("journal");
-            fs::create_dir_all(&dir).map_err(|e| {
+            let dir = site.server_dir(spec.id);
+            let storage = ServerStorage::in_dir(&dir).map_err(|e| {
                 PortError::new(ErrorCode::Unavailable, format!("cannot make {}: {e}", dir.display()))
             })?;
             let cell = ServerCell::open(&OpenServer {
-                dir: &dir,
+                storage,
                 key: site.journal_key.clone(),
                 spec: &spec,
                 clock: Arc::clone(&site.clock),

@@ -2,13 +2,14 @@
 
 use super::*;
 use bytes::Bytes;
-use lifeboat_api::types::CaptureSpec;
+use lifeboat_api::types::{CaptureSpec, ReplicationSpec};
+use lifeboat_base::limits::BLOCK;
 use lifeboat_base::point::PointSpec;
-use lifeboat_base::{AgentId, ManualClock, SeededEntropy, ServerId};
+use lifeboat_base::{AgentId, DiskId, ManualClock, SeededEntropy, Seq, ServerId, WallTime};
 use lifeboat_block::storage::{MemoryStorage, StorageCall, StorageFault};
-use lifeboat_block::{BarrierKind, Codec};
+use lifeboat_block::{BarrierKind, BlockDevice, Body, Codec};
+use lifeboat_replicate::wire::{ZERO_HASH, hash_block};
 use std::sync::Arc;
-use tempfile::TempDir;
 use tokio::runtime::Runtime;
 
 const SIZE: u64 = 4 * BLOCK as u64 + 512;
@@ -17,8 +18,8 @@ const PATIENCE: Duration = Duration::from_secs(20);
 
 struct World {
     runtime: Runtime,
-    dir: TempDir,
     storage: MemoryStorage,
+    own: MemoryStorage,
     clock: Arc<ManualClock>,
     cell: Arc<ServerCell>,
     sessions: u64,
@@ -32,10 +33,9 @@ struct Peer {
     acks: watch::Receiver<Ack>,
     answers: mpsc::Receiver<Answer>,
     end: watch::Receiver<Option<No>>,
-    room: Arc<tokio::sync::Semaphore>,
 }
 
-fn open_cell(dir: &Path, storage: &MemoryStorage, clock: &Arc<ManualClock>) -> Arc<ServerCell> {
+fn open_cell(journal: &MemoryStorage, own: &MemoryStorage, clock: &Arc<ManualClock>) -> Arc<ServerCell> {
     let entropy = Arc::new(SeededEntropy::new(7));
     let spec = ServerSpec {
         id: ServerId::random(&*entropy),
@@ -44,31 +44,27 @@ fn open_cell(dir: &Path, storage: &MemoryStorage, clock: &Arc<ManualClock>) -> A
         epoch: Epoch(1),
         capture: CaptureSpec::Splitter { paths: vec!["/disk".into()], listen: None },
         disks: Vec::new(),
+        replication: ReplicationSpec::default(),
         window: WindowSpec { seconds: 3600, bytes: 1 << 30 },
         active: true,
     };
-    let key = JournalKey([3; 32]);
     let o = OpenServer {
-        dir: &dir.join("journal"),
-        key: key.clone(),
+        storage: ServerStorage { journal: Arc::new(journal.clone()), own: Arc::new(own.clone()) },
+        key: JournalKey([3; 32]),
         spec: &spec,
         clock: clock.clone(),
         entropy,
     };
-    let config = journal_config(&spec.window);
-    let (journal, opened) =
-        Journal::open_on(Arc::new(storage.clone()), &key, config, clock.clone(), o.entropy.clone())
-            .expect("journal");
-    ServerCell::start(&o, journal, opened).expect("cell")
+    ServerCell::open(&o).expect("cell")
 }
 
 impl World {
     fn new() -> Self {
-        let dir = tempfile::tempdir().expect("tempdir");
-        let (storage, clock) = (MemoryStorage::new(), Arc::new(ManualClock::default()));
-        let cell = open_cell(dir.path(), &storage, &clock);
+        let (storage, own) = (MemoryStorage::new(), MemoryStorage::new());
+        let clock = Arc::new(ManualClock::default());
+        let cell = open_cell(&storage, &own, &clock);
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("runtime");
-        Self { runtime, dir, storage, clock, cell, sessions: 0 }
+        Self { runtime, storage, own, clock, cell, sessions: 0 }
     }
 
     fn send(&self, job: Job) {
@@ -97,9 +93,8 @@ impl World {
             reply,
         });
         let (welcome, _) = self.wait("no welcome", answer).expect("worker")?;
-        let room = Arc::new(tokio::sync::Semaphore::new(1 << 20));
         let next = Seq(welcome.durable + 1);
-        Ok((welcome, Peer { id: self.sessions, epoch: Epoch(epoch), next, acks, answers, end, room }))
+        Ok((welcome, Peer { id: self.sessions, epoch: Epoch(epoch), next, acks, answers, end }))
     }
 
     fn records(&self, peer: &mut Peer, bodies: Vec<Body>) -> Seq {
@@ -114,8 +109,7 @@ impl World {
     }
 
     fn resend(&self, peer: &Peer, records: Vec<Record>) {
-        let _room = Arc::clone(&peer.room).try_acquire_owned().expect("room");
-        self.send(Job::Records { session: peer.id, records, _room });
+        self.send(Job::Records { session: peer.id, records, room: None });
     }
 
     fn acked(&self, peer: &mut Peer, seq: Seq) {
@@ -254,7 +248,7 @@ fn the_writer_is_known_by_its_process_also_after_a_restart() {
     assert!(!same(&mut w, 1));
     assert!(same(&mut w, 1));
     w.wait("the worker goes on", w.cell.stop());
-    w.cell = open_cell(w.dir.path(), &w.storage.after_kill(), &w.clock);
+    w.cell = open_cell(&w.storage.after_kill(), &w.own.after_power_loss(), &w.clock);
     assert!(same(&mut w, 1), "its records go on after the site's restart");
     assert!(!same(&mut w, 2));
     assert!(!same(&mut w, 1), "another wrote meanwhile");
