@@ -6,7 +6,7 @@ use crate::gate::Gate;
 use crate::policy::{Actor, Role};
 use crate::store::{AgentRow, Note, Store, TokenRow};
 use async_trait::async_trait;
-use lifeboat_api::port::{AgentRuntime, PortError, RunRequest, RunStatus, ServerSpec, SitePort};
+use lifeboat_api::port::{AgentRuntime, GroupCut, PortError, RunRequest, RunStatus, ServerSpec, SitePort};
 use lifeboat_api::types::*;
 use lifeboat_base::{
     AgentId, Clock, Entropy, Epoch, ManualClock, PointId, RunId, SeededEntropy, Seq, ServerId, SystemClock,
@@ -68,6 +68,17 @@ pub struct World {
     pub space: (u64, u64),
     /// A point that arrives while replication is being stopped.
     pub late_point: bool,
+    /// Why no group gets a barrier.
+    pub group_trouble: Option<String>,
+    /// A barrier waits for this.
+    pub group_barrier: Option<Arc<tokio::sync::Notify>>,
+    /// A barrier says it went well and has not got every member.
+    pub group_leaves_out: bool,
+    pub rpo: HashMap<ServerId, Vec<RpoMinute>>,
+    pub branches: HashMap<ServerId, Vec<Branch>>,
+    pub reports: HashMap<ServerId, CheckReport>,
+    /// A check waits for this.
+    pub check_gate: Option<Arc<tokio::sync::Notify>>,
 }
 
 pub struct FakeSite {
@@ -416,6 +427,104 @@ impl SitePort for FakeSite {
         .await
     }
 
+    async fn group_barrier(&self, servers: &[ServerId], _hold: Duration) -> Result<GroupCut, PortError> {
+        let barrier = self.world.lock().group_barrier.clone();
+        if let Some(gate) = barrier {
+            gate.notified().await;
+        }
+        if let Some(why) = self.world.lock().group_trouble.clone() {
+            return Err(err(ErrorCode::Unavailable, &why));
+        }
+        let mut missing = self.world.lock().group_leaves_out;
+        self.call("group-barrier", |_| Ok(())).await?;
+        let mut points = Vec::new();
+        for server in servers {
+            if std::mem::take(&mut missing) {
+                continue;
+            }
+            points.push((*server, self.point(*server).id));
+        }
+        Ok(GroupCut { points, held: Duration::from_micros(1500) })
+    }
+
+    async fn verify(&self, server: ServerId, rate: u64) -> Result<(), PortError> {
+        let started = self.clock.wall();
+        self.call(&format!("verify {rate}"), |w| {
+            let status = VerifyStatus {
+                state: VerifyState::Running,
+                started,
+                ended: None,
+                total_bytes: 1 << 30,
+                done_bytes: 0,
+                different_bytes: 0,
+                different: Vec::new(),
+                point: None,
+                error: None,
+            };
+            w.runtimes.entry(server).or_default().verify = Some(status);
+            Ok(())
+        })
+        .await
+    }
+
+    fn rpo_history(&self, server: ServerId, minutes: usize) -> Vec<RpoMinute> {
+        let world = self.world.lock();
+        world.rpo.get(&server).into_iter().flatten().take(minutes).copied().collect()
+    }
+
+    async fn branches(&self, server: ServerId) -> Result<Vec<Branch>, PortError> {
+        Ok(self.world.lock().branches.get(&server).cloned().unwrap_or_default())
+    }
+
+    async fn delete_branch(&self, server: ServerId, branch: &str) -> Result<(), PortError> {
+        self.call("delete-branch", |w| {
+            let all = w.branches.entry(server).or_default();
+            let before = all.len();
+            all.retain(|b| b.id != branch);
+            match all.len() == before {
+                true => Err(err(ErrorCode::NotFound, "there is no such branch")),
+                false => Ok(()),
+            }
+        })
+        .await
+    }
+
+    async fn mount_branch(
+        &self,
+        server: ServerId,
+        name: &str,
+        branch: &str,
+        writable: bool,
+    ) -> Result<Mount, PortError> {
+        let now = self.clock.wall();
+        self.call("mount-branch", |w| {
+            let found = w.branches.get(&server).into_iter().flatten().find(|b| b.id == branch);
+            let found = found.ok_or_else(|| err(ErrorCode::NotFound, "there is no such branch"))?;
+            let point = PointInfo {
+                id: found.base,
+                time: now,
+                received: now,
+                kind: PointKind::Crash,
+                bytes_since: 0,
+            };
+            let id = format!("m{}", w.mounts.len() + 1);
+            let mount = Mount { id, server: name.into(), point, writable, disks: Vec::new() };
+            w.mounts.push(mount.clone());
+            Ok(mount)
+        })
+        .await
+    }
+
+    async fn check_journal(&self, server: ServerId, full: bool) -> Result<CheckReport, PortError> {
+        let gate = self.world.lock().check_gate.clone();
+        if let Some(gate) = gate {
+            gate.notified().await;
+        }
+        let world = self.world.lock();
+        let report = world.reports.get(&server).cloned().unwrap_or_default();
+        Ok(CheckReport { records: if full { 100 } else { 0 }, ..report })
+    }
+
     fn disk_space(&self) -> (u64, u64) {
         self.world.lock().space
     }
@@ -523,6 +632,8 @@ impl Stage {
             capture: CaptureSpec::Mirror { qmp, disks: Vec::new() },
             window: WindowSpec::default(),
             launch: LaunchSettings::default(),
+            replication: ReplicationSpec::default(),
+            watch: WatchSpec::default(),
         }
     }
 

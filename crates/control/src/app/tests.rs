@@ -172,7 +172,8 @@ async fn deleting_takes_the_points_only_when_that_is_said() {
         text(stage.app.delete_server(&admin(), "web-1", &DeleteServerQuery::default()).await),
         "deleting 'web-1' deletes all its recovery points (say so with confirm_points=true, or stop it and keep them)"
     );
-    let mount = MountRequest { server: "web-1".into(), point: "latest".into(), writable: false };
+    let mount =
+        MountRequest { server: "web-1".into(), point: "latest".into(), writable: false, branch: None };
     let mount = stage.app.mount(&admin(), &mount).await.unwrap();
     assert_eq!(code(stage.app.delete_server(&admin(), "web-1", &yes).await), ErrorCode::Conflict);
     stage.app.unmount(&admin(), &mount.id).await.unwrap();

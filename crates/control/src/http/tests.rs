@@ -97,7 +97,8 @@ async fn a_server_is_protected_drilled_failed_over_and_committed_over_the_wire()
     );
     assert_eq!(c.point("web-1", "latest").await.unwrap().id.to_string(), "p1.1");
 
-    let request = MountRequest { server: "web-1".into(), point: "latest".into(), writable: true };
+    let request =
+        MountRequest { server: "web-1".into(), point: "latest".into(), writable: true, branch: None };
     let mount = c.mount(&request).await.unwrap();
     assert_eq!(c.mounts().await.unwrap(), std::slice::from_ref(&mount));
     c.unmount(&mount.id).await.unwrap();

@@ -3,7 +3,9 @@
 use super::{Note, Store, StoreError, audit, from_json, json, maybe_parsed, nanos, parsed, taken, time};
 use lifeboat_api::lifecycle::ServerState;
 use lifeboat_api::port::ServerSpec;
-use lifeboat_api::types::{CaptureSpec, DiskInfo, LaunchSettings, WindowSpec};
+use lifeboat_api::types::{
+    CaptureSpec, DiskInfo, LaunchSettings, ReplicationSpec, ServerChange as Settings, WatchSpec, WindowSpec,
+};
 use lifeboat_base::{AgentId, Epoch, RunId, ServerId, WallTime};
 use sqlx::Row;
 use sqlx::sqlite::SqliteRow;
@@ -16,6 +18,8 @@ pub struct ServerRow {
     pub capture: CaptureSpec,
     pub window: WindowSpec,
     pub launch: LaunchSettings,
+    pub replication: ReplicationSpec,
+    pub watch: WatchSpec,
     pub state: ServerState,
     pub epoch: Epoch,
     pub created: WallTime,
@@ -25,6 +29,8 @@ pub struct ServerRow {
     pub run: Option<RunId>,
     /// Why control no longer dares to move it.
     pub fault: Option<String>,
+    /// What the data side knew better than this store, until a person has looked: no failover from it before.
+    pub stale: Option<String>,
     /// Its points are being deleted; it is not shown any more.
     pub deleting: bool,
 }
@@ -40,6 +46,7 @@ impl ServerRow {
             capture: self.capture.clone(),
             disks: self.disks.clone(),
             window: self.window.clone(),
+            replication: self.replication.clone(),
             active: self.state.wants_capture() && !self.deleting,
         }
     }
@@ -63,12 +70,15 @@ fn read(row: &SqliteRow) -> Result<ServerRow, StoreError> {
         capture: from_json(row, "capture")?,
         window: from_json(row, "journal_window")?,
         launch: from_json(row, "launch")?,
+        replication: from_json(row, "replication")?,
+        watch: from_json(row, "watch")?,
         state: parsed(row, "state")?,
         epoch: Epoch(u32::try_from(epoch).map_err(|_| StoreError::Damaged(format!("epoch {epoch}")))?),
         created: time(row, "created")?,
         disks: from_json(row, "disks")?,
         run: maybe_parsed(row, "run")?,
         fault: row.try_get("fault")?,
+        stale: row.try_get("stale")?,
         deleting: row.try_get::<i64, _>("deleting")? != 0,
     })
 }
@@ -77,8 +87,8 @@ impl Store {
     pub async fn insert_server(&self, s: &ServerRow, note: &Note) -> Result<(), StoreError> {
         let mut tx = self.write().await?;
         sqlx::query(
-            "INSERT INTO servers (id, name, agent, capture, journal_window, launch, state, epoch, created, disks) \
-             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)",
+            "INSERT INTO servers (id, name, agent, capture, journal_window, launch, state, epoch, created, disks, \
+             replication, watch) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)",
         )
         .bind(s.id.to_string())
         .bind(&s.name)
@@ -90,6 +100,8 @@ impl Store {
         .bind(i64::from(s.epoch.0))
         .bind(nanos(s.created))
         .bind(json(&s.disks)?)
+        .bind(json(&s.replication)?)
+        .bind(json(&s.watch)?)
         .execute(&mut *tx)
         .await
         .map_err(taken("server name"))?;
@@ -138,6 +150,61 @@ impl Store {
         .bind(c.from.name())
         .execute(&mut *tx)
         .await?;
+        if done.rows_affected() == 0 {
+            return Ok(false);
+        }
+        audit::append(&mut tx, self.now(), note).await?;
+        tx.commit().await?;
+        Ok(true)
+    }
+
+    /// Changes what is given of a server's settings.
+    pub async fn set_settings(&self, id: ServerId, c: &Settings, note: &Note) -> Result<(), StoreError> {
+        let mut tx = self.write().await?;
+        sqlx::query(
+            "UPDATE servers SET journal_window = COALESCE($1, journal_window), launch = COALESCE($2, launch), \
+             replication = COALESCE($3, replication), watch = COALESCE($4, watch) WHERE id = $5",
+        )
+        .bind(c.window.as_ref().map(json).transpose()?)
+        .bind(c.launch.as_ref().map(json).transpose()?)
+        .bind(c.replication.as_ref().map(json).transpose()?)
+        .bind(c.watch.as_ref().map(json).transpose()?)
+        .bind(id.to_string())
+        .execute(&mut *tx)
+        .await?;
+        audit::append(&mut tx, self.now(), note).await?;
+        Ok(tx.commit().await?)
+    }
+
+    /// Takes over a higher epoch that the data side was found at, stops the server if it may be stopped, and holds it
+    /// until a person has looked.
+    pub async fn set_stale(
+        &self,
+        id: ServerId,
+        found: Epoch,
+        state: ServerState,
+        why: &str,
+        note: &Note,
+    ) -> Result<(), StoreError> {
+        let mut tx = self.write().await?;
+        sqlx::query("UPDATE servers SET epoch = MAX(epoch, $1), state = $2, stale = $3 WHERE id = $4")
+            .bind(i64::from(found.0))
+            .bind(state.name())
+            .bind(why)
+            .bind(id.to_string())
+            .execute(&mut *tx)
+            .await?;
+        audit::append(&mut tx, self.now(), note).await?;
+        Ok(tx.commit().await?)
+    }
+
+    /// A person has looked. False when there was nothing to look at.
+    pub async fn clear_stale(&self, id: ServerId, note: &Note) -> Result<bool, StoreError> {
+        let mut tx = self.write().await?;
+        let done = sqlx::query("UPDATE servers SET stale = NULL WHERE id = $1 AND stale IS NOT NULL")
+            .bind(id.to_string())
+            .execute(&mut *tx)
+            .await?;
         if done.rows_affected() == 0 {
             return Ok(false);
         }

@@ -17,7 +17,12 @@ use tokio::io::{AsyncBufReadExt, AsyncReadExt, BufReader};
 impl Session {
     pub(super) async fn export(&self, args: ExportArgs) -> Outcome {
         let draft = Draft::new(&args.output, args.force)?;
-        let request = MountRequest { server: args.name.clone(), point: args.point.clone(), writable: false };
+        let request = MountRequest {
+            server: args.name.clone(),
+            point: args.point.clone(),
+            writable: false,
+            branch: None,
+        };
         let mount = tokio::select! {
             mount = self.client.mount(&request) => mount?,
             () = asked_to_stop() => return Err(Failure::failed("stopped; nothing was written")),

@@ -157,5 +157,7 @@ fn protect_request(args: ProtectArgs) -> ProtectRequest {
         capture,
         window: WindowSpec { seconds: args.window.as_secs(), bytes: args.window_bytes },
         launch: args.launch.settings(),
+        replication: Default::default(),
+        watch: Default::default(),
     }
 }

@@ -32,6 +32,8 @@ pub fn server(name: &str, state: ServerState) -> Server {
         capture: CaptureSpec::Mirror { qmp: "/run/vm/web-1.qmp".into(), disks: vec![] },
         window: WindowSpec::default(),
         launch: LaunchSettings::default(),
+        replication: ReplicationSpec::default(),
+        watch: WatchSpec::default(),
         state,
         epoch: 1,
         created: before(86_400),
