@@ -1,7 +1,7 @@
 //! The site as control sees it.
 
 use crate::launch::{Check, Forward, RunDisk, RunHandle, RunSpec};
-use crate::server::{Job, No, OpenServer, ServerCell, ServerStorage};
+use crate::server::{Job, No, OpenServer, ServerCell, ServerStorage, journal_config};
 use crate::{Site, errors};
 use async_trait::async_trait;
 use lifeboat_api::port::{AgentRuntime, GroupCut, PortError, RunRequest, RunStatus, ServerSpec, SitePort};
@@ -139,6 +139,7 @@ impl Site {
                 storage,
                 key: site.journal_key.clone(),
                 spec: &spec,
+                config: journal_config(&spec.window),
                 clock: Arc::clone(&site.clock),
                 entropy: Arc::clone(&site.entropy),
             })

@@ -139,6 +139,8 @@ pub struct OpenServer<'a> {
     pub storage: ServerStorage,
     pub key: JournalKey,
     pub spec: &'a ServerSpec,
+    /// See [`journal_config`].
+    pub config: JournalConfig,
     pub clock: Arc<dyn Clock>,
     pub entropy: Arc<dyn Entropy>,
 }

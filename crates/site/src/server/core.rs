@@ -5,7 +5,7 @@
 //! that was taken before is on stable storage, so no number is ever given to two records. An offer is answered by what
 //! the journal holds at its place in the stream.
 
-use super::{Job, No, OpenServer, ServerCell, SessionOut, journal_config};
+use super::{Job, No, OpenServer, ServerCell, SessionOut};
 use crate::lag::Coverage;
 use lifeboat_base::limits::BLOCK;
 use lifeboat_base::{Clock, DiskId, Epoch, Seq, WallTime};
@@ -91,11 +91,11 @@ impl ServerCore {
     /// # Errors
     /// What the journal says.
     pub fn open(o: &OpenServer<'_>) -> Result<(Self, mpsc::Receiver<Job>), JournalError> {
-        let (clock, config) = (Arc::clone(&o.clock), journal_config(&o.spec.window));
+        let clock = Arc::clone(&o.clock);
         let (mut journal, opened) = Journal::open_on(
             Arc::clone(&o.storage.journal),
             &o.key,
-            config,
+            o.config.clone(),
             Arc::clone(&clock),
             Arc::clone(&o.entropy),
         )?;

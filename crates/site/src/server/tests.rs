@@ -52,6 +52,7 @@ fn open_cell(journal: &MemoryStorage, own: &MemoryStorage, clock: &Arc<ManualClo
         storage: ServerStorage { journal: Arc::new(journal.clone()), own: Arc::new(own.clone()) },
         key: JournalKey([3; 32]),
         spec: &spec,
+        config: journal_config(&spec.window),
         clock: clock.clone(),
         entropy,
     };
