@@ -1,9 +1,11 @@
 //! A directory in memory that fails on command and forgets what was not synced. For tests and simulation.
 //!
-//! Invariants: calls that change something or sync are counted from 1 in order; after a crash a file holds what it
-//! held at its last sync, and the directory names what it named at its last sync.
+//! Invariants: calls that change something or sync are counted from 1 in order; after a power cut a file holds what it
+//! held at its last sync, and of each later change all, nothing or some sectors; the directory is as it was at its last
+//! sync or after some number of the changes since.
 
 use super::{LogFile, Storage};
+use lifeboat_base::Entropy;
 use parking_lot::Mutex;
 use std::any::Any;
 use std::collections::BTreeMap;
@@ -39,10 +41,103 @@ pub struct StorageFault {
     pub half: bool,
 }
 
+/// What a disk writes whole or not at all, in bytes.
+const SECTOR: usize = 512;
+
+const ENOSPC: i32 = 28;
+
+/// A change of a file that was not synced yet.
+#[derive(Debug)]
+enum Change {
+    Write {
+        offset: usize,
+        data: Vec<u8>,
+    },
+    Len(usize),
+    /// At least this long.
+    Room(usize),
+}
+
+impl Change {
+    fn apply(&self, bytes: &mut Vec<u8>) {
+        match self {
+            Self::Write { offset, data } => put(bytes, *offset, data),
+            Self::Len(len) => bytes.resize(*len, 0),
+            Self::Room(len) => bytes.resize(bytes.len().max(*len), 0),
+        }
+    }
+
+    /// Only the sectors that chance picks.
+    fn apply_torn(&self, bytes: &mut Vec<u8>, entropy: &dyn Entropy) {
+        let Self::Write { offset, data } = self else { return self.apply(bytes) };
+        let mut at = 0;
+        while at < data.len() {
+            let sector = SECTOR - (offset + at) % SECTOR;
+            let end = (at + sector).min(data.len());
+            if entropy.next_u64() & 1 == 0 {
+                put(bytes, offset + at, &data[at..end]);
+            }
+            at = end;
+        }
+    }
+}
+
+fn put(bytes: &mut Vec<u8>, offset: usize, data: &[u8]) {
+    let end = offset + data.len();
+    if bytes.len() < end {
+        bytes.resize(end, 0);
+    }
+    bytes[offset..end].copy_from_slice(data);
+}
+
 #[derive(Debug, Default)]
 struct Content {
     now: Vec<u8>,
     synced: Vec<u8>,
+    /// What leads from one to the other, in order.
+    changes: Vec<Change>,
+}
+
+impl Content {
+    fn change(&mut self, change: Change) {
+        change.apply(&mut self.now);
+        self.changes.push(change);
+    }
+
+    fn sync(&mut self) {
+        for change in self.changes.drain(..) {
+            change.apply(&mut self.synced);
+        }
+    }
+
+    /// What a disk that loses its power may keep.
+    fn torn(&self, entropy: &dyn Entropy) -> Vec<u8> {
+        let mut bytes = self.synced.clone();
+        let all = self.changes.len();
+        let kept = (entropy.next_u64() % (all as u64 + 1)) as usize;
+        match entropy.next_u64() % 4 {
+            0 => {}
+            1 => self.changes.iter().for_each(|c| c.apply(&mut bytes)),
+            // In order, the last one torn.
+            2 => {
+                self.changes[..kept].iter().for_each(|c| c.apply(&mut bytes));
+                if let Some(torn) = self.changes.get(kept) {
+                    torn.apply_torn(&mut bytes, entropy);
+                }
+            }
+            // In any order.
+            _ => {
+                for c in &self.changes {
+                    match entropy.next_u64() % 3 {
+                        0 => {}
+                        1 => c.apply(&mut bytes),
+                        _ => c.apply_torn(&mut bytes, entropy),
+                    }
+                }
+            }
+        }
+        bytes
+    }
 }
 
 type Files = BTreeMap<String, Arc<Mutex<Content>>>;
@@ -51,6 +146,9 @@ type Files = BTreeMap<String, Arc<Mutex<Content>>>;
 struct Inner {
     now: Mutex<Files>,
     synced: Mutex<Files>,
+    /// The directory after each change since its last sync.
+    since: Mutex<Vec<Files>>,
+    capacity: Mutex<Option<u64>>,
     faults: Mutex<Vec<StorageFault>>,
     calls: Mutex<u64>,
     locked: Arc<AtomicBool>,
@@ -94,6 +192,23 @@ impl Inner {
     fn simple(&self, call: StorageCall) -> io::Result<()> {
         self.count(call).map_err(|(e, _)| e)
     }
+
+    /// Bytes there is room for.
+    fn room(&self) -> u64 {
+        let Some(capacity) = *self.capacity.lock() else { return u64::MAX };
+        let files: Vec<_> = self.now.lock().values().cloned().collect();
+        let used: u64 = files.iter().map(|c| c.lock().now.len() as u64).sum();
+        capacity.saturating_sub(used)
+    }
+
+    /// The directory was changed.
+    fn changed(&self, files: &Files) {
+        self.since.lock().push(files.clone());
+    }
+}
+
+fn full() -> io::Error {
+    io::Error::from_raw_os_error(ENOSPC)
 }
 
 impl MemoryStorage {
@@ -116,22 +231,46 @@ impl MemoryStorage {
         *self.0.calls.lock()
     }
 
-    /// What a power cut would leave: another storage with only what was synced.
+    /// Bytes all files may have together; `None` for no bound. What is there already stays.
+    pub fn set_capacity(&self, bytes: Option<u64>) {
+        *self.0.capacity.lock() = bytes;
+    }
+
+    /// Bytes all files have together.
+    pub fn used(&self) -> u64 {
+        self.0.now.lock().values().map(|c| c.lock().now.len() as u64).sum()
+    }
+
+    /// What a power cut would leave at worst: another storage with only what was synced.
     pub fn after_power_loss(&self) -> Self {
-        self.copy(&self.0.synced.lock(), |c| &c.synced)
+        self.copy(&self.0.synced.lock(), |c| c.synced.clone())
+    }
+
+    /// What a power cut may leave: of what was not synced each file keeps nothing, all, the first changes, or any of
+    /// them, whole or torn at sectors of 512 bytes. The directory keeps the first of its changes.
+    pub fn after_torn_power_loss(&self, entropy: &dyn Entropy) -> Self {
+        let files = {
+            let since = self.0.since.lock();
+            match (entropy.next_u64() % (since.len() as u64 + 1)) as usize {
+                0 => self.0.synced.lock().clone(),
+                n => since[n - 1].clone(),
+            }
+        };
+        self.copy(&files, |c| c.torn(entropy))
     }
 
     /// What the death of the process would leave: another storage with everything written.
     pub fn after_kill(&self) -> Self {
-        self.copy(&self.0.now.lock(), |c| &c.now)
+        self.copy(&self.0.now.lock(), |c| c.now.clone())
     }
 
-    fn copy(&self, files: &Files, which: impl Fn(&Content) -> &Vec<u8>) -> Self {
+    fn copy(&self, files: &Files, which: impl Fn(&Content) -> Vec<u8>) -> Self {
         let files: Files = files
             .iter()
             .map(|(name, content)| {
-                let bytes = which(&content.lock()).clone();
-                (name.clone(), Arc::new(Mutex::new(Content { now: bytes.clone(), synced: bytes })))
+                let bytes = which(&content.lock());
+                let content = Content { now: bytes.clone(), synced: bytes, changes: Vec::new() };
+                (name.clone(), Arc::new(Mutex::new(content)))
             })
             .collect();
         let copy = Self::new();
@@ -151,6 +290,7 @@ impl MemoryStorage {
             let mut content = content.lock();
             change(&mut content.now);
             content.synced = content.now.clone();
+            content.changes.clear();
         }
     }
 
@@ -162,11 +302,15 @@ impl MemoryStorage {
 impl Storage for MemoryStorage {
     fn create(&self, name: &str) -> io::Result<Arc<dyn LogFile>> {
         self.0.simple(StorageCall::Create)?;
+        if self.0.room() == 0 {
+            return Err(full());
+        }
         let mut files = self.0.now.lock();
         if files.contains_key(name) {
             return Err(io::ErrorKind::AlreadyExists.into());
         }
         let content = files.entry(name.into()).or_default().clone();
+        self.0.changed(&files);
         drop(files);
         Ok(self.file(&content))
     }
@@ -185,17 +329,22 @@ impl Storage for MemoryStorage {
         let mut files = self.0.now.lock();
         let content = files.remove(from).ok_or(io::ErrorKind::NotFound)?;
         files.insert(to.into(), content);
+        self.0.changed(&files);
         Ok(())
     }
 
     fn remove(&self, name: &str) -> io::Result<()> {
         self.0.simple(StorageCall::Remove)?;
-        self.0.now.lock().remove(name).map(drop).ok_or_else(|| io::ErrorKind::NotFound.into())
+        let mut files = self.0.now.lock();
+        files.remove(name).ok_or(io::ErrorKind::NotFound)?;
+        self.0.changed(&files);
+        Ok(())
     }
 
     fn sync_dir(&self) -> io::Result<()> {
         self.0.simple(StorageCall::SyncDir)?;
         *self.0.synced.lock() = self.0.now.lock().clone();
+        self.0.since.lock().clear();
         Ok(())
     }
 
@@ -217,37 +366,45 @@ impl LogFile for MemoryFile {
     }
 
     fn write_at(&self, data: &[u8], offset: u64) -> io::Result<usize> {
-        let (data, result) = match self.storage.count(StorageCall::Write) {
+        let (mut data, mut result) = match self.storage.count(StorageCall::Write) {
             Ok(()) => (data, Ok(data.len())),
             Err((e, half)) => (&data[..if half { data.len() / 2 } else { 0 }], Err(e)),
         };
+        let room = self.storage.room();
         let mut content = self.content.lock();
-        let (from, to) = (offset as usize, offset as usize + data.len());
-        if content.now.len() < to {
-            content.now.resize(to, 0);
+        let most = (content.now.len() as u64).saturating_add(room).saturating_sub(offset);
+        if (data.len() as u64) > most {
+            // As a file system does: what fits first, the error with the next call.
+            data = &data[..most as usize];
+            result = result.and_then(|_| if data.is_empty() { Err(full()) } else { Ok(data.len()) });
         }
-        content.now[from..to].copy_from_slice(data);
+        if !data.is_empty() {
+            content.change(Change::Write { offset: offset as usize, data: data.to_vec() });
+        }
         result
     }
 
     fn sync(&self) -> io::Result<()> {
         self.storage.simple(StorageCall::Sync)?;
-        let mut content = self.content.lock();
-        content.synced = content.now.clone();
+        self.content.lock().sync();
         Ok(())
     }
 
     fn set_len(&self, len: u64) -> io::Result<()> {
         self.storage.simple(StorageCall::SetLen)?;
-        self.content.lock().now.resize(len as usize, 0);
+        self.content.lock().change(Change::Len(len as usize));
         Ok(())
     }
 
     fn preallocate(&self, len: u64) -> io::Result<()> {
         self.storage.simple(StorageCall::Preallocate)?;
+        let room = self.storage.room();
         let mut content = self.content.lock();
+        if len.saturating_sub(content.now.len() as u64) > room {
+            return Err(full());
+        }
         if content.now.len() < len as usize {
-            content.now.resize(len as usize, 0);
+            content.change(Change::Room(len as usize));
         }
         Ok(())
     }
@@ -256,3 +413,6 @@ impl LogFile for MemoryFile {
         Ok(self.content.lock().now.len() as u64)
     }
 }
+
+#[cfg(test)]
+mod tests;
