@@ -11,6 +11,7 @@ use lifeboat_replicate::message::{
     Assignments, Control, ControlSession, Disk, Hello, Refuse, RefuseCode, Report, StreamSession, VERSION,
     Welcome, control, hello,
 };
+use lifeboat_replicate::sender::{FrameBytes, Welcomed};
 use lifeboat_replicate::shell::{ShellError, read_frame, write_frame, write_message};
 use lifeboat_replicate::wire::{Ack, Answer, FrameType, decode_message};
 use std::sync::Arc;
@@ -158,11 +159,21 @@ async fn stream_session(
     refusal: &parking_lot::Mutex<Option<String>>,
     backoff: &mut Backoff,
 ) -> Result<(), SessionError> {
-    let hello =
-        StreamSession { server: server.as_bytes().to_vec(), epoch: stream.epoch().0, disks: disks.to_vec() };
+    let hello = StreamSession {
+        server: server.as_bytes().to_vec(),
+        epoch: stream.epoch().0,
+        disks: disks.to_vec(),
+        lineage: Vec::new(),
+    };
     let (tls, welcome) = link.open(hello::Session::Stream(hello)).await?;
     let now = stream.clock().wall();
-    stream.with_sender(|s| s.connected(now, Seq(welcome.durable), welcome.has_content, welcome.same_writer));
+    let welcomed = Welcomed {
+        durable: Seq(welcome.durable),
+        has_content: welcome.has_content,
+        same_writer: welcome.same_writer,
+        follows: welcome.follows,
+    };
+    stream.with_sender(|s| s.connected(now, &welcomed));
     tracing::info!(%server, durable = welcome.durable, "stream connected");
     let (mut reader, mut writer) = tokio::io::split(tls);
     tokio::select! {
@@ -213,7 +224,7 @@ async fn write_stream(writer: &mut (impl AsyncWrite + Unpin), stream: &Stream) -
             let ping = stream.with_ping();
             writer.write_all(&ping).await.map_err(ShellError::from)?;
         }
-        if let Some(frame) = stream.next_frame() {
+        if let Some(FrameBytes::Memory(frame)) = stream.next_frame() {
             writer.write_all(&frame).await.map_err(ShellError::from)?;
             continue;
         }

@@ -8,7 +8,7 @@ use lifeboat_base::limits::{BARRIER_EVERY, BLOCK};
 use lifeboat_base::{Clock, DiskId, Epoch};
 use lifeboat_block::{BlockDevice, BlockError, ExtentKind};
 use lifeboat_replicate::encode::{BATCH, StreamEncoder};
-use lifeboat_replicate::sender::{Sender, Status, SyncTask, TaskKind};
+use lifeboat_replicate::sender::{FrameBytes, Sender, Status, Suspects, SyncTask, TaskKind};
 use lifeboat_replicate::wire::hash_block;
 use parking_lot::{Condvar, Mutex, MutexGuard};
 use std::sync::Arc;
@@ -84,9 +84,10 @@ impl Stream {
     }
 
     /// The disks as the sync reads them from now on.
-    pub fn attach(&self, source: Vec<Arc<dyn BlockDevice>>) {
+    pub fn attach(&self, source: Vec<Arc<dyn BlockDevice>>, suspects: Suspects) {
         *self.source.lock() = Some(source.into());
         *self.trouble.lock() = None;
+        self.sender.lock().attached(suspects);
         self.sync_wake.notify_all();
     }
 
@@ -102,7 +103,7 @@ impl Stream {
     pub fn detach(&self) {
         *self.source.lock() = None;
         *self.trouble.lock() = None;
-        self.sender.lock().suspect_all();
+        self.sender.lock().seal(self.clock.wall());
     }
 
     // ---- for captures -------------------------------------------------------------------------
@@ -151,7 +152,7 @@ impl Stream {
     }
 
     /// The next frame to write, without waking anybody.
-    pub fn next_frame(&self) -> Option<Bytes> {
+    pub fn next_frame(&self) -> Option<FrameBytes> {
         self.sender.lock().next_frame()
     }
 
@@ -220,7 +221,7 @@ impl Stream {
             let done = encoder.encode(&batch, waiting);
             drop(batch);
             sender = self.sender.lock();
-            sender.encoded(done.last, done.offer, done.frame);
+            sender.encoded(done.last, done.offer, FrameBytes::Memory(done.frame));
             self.sync_wake.notify_one();
             self.writer_wake.notify_one();
         }
@@ -274,7 +275,7 @@ impl Stream {
                 let holes = holes(&**device, task.offset, task.len)?;
                 self.sender.lock().scanned(self.clock.wall(), task.id, &holes);
             }
-            TaskKind::Compare => {
+            TaskKind::Compare | TaskKind::Verify => {
                 let mut content = vec![0; task.len as usize];
                 device.read(task.offset, &mut content)?;
                 let hashes = content.chunks(BLOCK).map(hash_block).collect();

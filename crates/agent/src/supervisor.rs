@@ -233,6 +233,12 @@ impl Supervisor {
                     disks: u.assignment.disks.clone(),
                     exports: u.exports.clone(),
                     lag_bytes: s.lag_bytes,
+                    spool_bytes: s.spool_bytes,
+                    hashed_bytes: s.hashed_bytes,
+                    verify: u.stream.with_sender(|s| s.verify_report()),
+                    sync_state: 0,
+                    sync_since: 0,
+                    flushes: None,
                 }
             })
             .collect();

@@ -6,6 +6,7 @@ use lifeboat_base::{Clock, DiskId, Epoch, Seq, SystemClock};
 use lifeboat_block::{BlockDevice, Body, Record};
 use lifeboat_replicate::message::Disk;
 use lifeboat_replicate::receiver::Receiver;
+use lifeboat_replicate::sender::{FrameBytes, Welcomed};
 use lifeboat_replicate::wire::{
     Ack, Answer, FRAME_HEADER, FrameType, Offer, decode_records, hash_block, parse_header,
 };
@@ -81,9 +82,10 @@ impl FakeSite {
         };
         let mut receiver = Receiver::new(Epoch(1), last, &disks, &known).expect("session");
         let has_content = last.0 > self.sizes.len() as u64;
-        stream.with_sender(|s| s.connected(SystemClock.wall(), last, has_content, true));
+        let welcomed = Welcomed { durable: last, has_content, same_writer: true, follows: false };
+        stream.with_sender(|s| s.connected(SystemClock.wall(), &welcomed));
         while !stop.load(Ordering::SeqCst) && !stream.stopped() {
-            while let Some(frame) = stream.next_frame() {
+            while let Some(FrameBytes::Memory(frame)) = stream.next_frame() {
                 let answer = self.take(&mut receiver, &frame);
                 let ack = Ack { durable: self.held.lock().last, barrier: Seq::ZERO };
                 stream.with_sender(|s| {

@@ -2,27 +2,38 @@
 //!
 //! Invariants:
 //! - Every captured write is at each moment in exactly one place: the queue, the frames that are
-//!   not acknowledged, the site, or covered by a dirty block. None is ever only in nobody's hands (I2).
+//!   not acknowledged (in memory or in the spool), the site, or covered by a dirty block. None is ever only in
+//!   nobody's hands (I2).
 //! - A barrier is cut only while no block is dirty and no sync read is under way, so every barrier
 //!   is exact (I1); while blocks are dirty no point is offered.
 //! - A sync read never overtakes a captured write: what was written since the read began is cut out
 //!   of what the read brings.
-//! - Memory is bounded: a full queue turns into dirty blocks (I5).
+//! - Memory and spool are bounded: while the site does not take them, frames go to the spool; when that is full, or there
+//!   is none, a full queue turns into dirty blocks (I5).
+//! - What an earlier process tracked is believed only if the site's newest record came from that process and
+//!   nothing is missing there that was acknowledged to it; else every block is dirty.
 //!
 //! ```text
-//!  capture --> queue --encode--> frames (not acknowledged) --write--> site
+//!  capture --> queue --encode--> frames (not acknowledged; memory, then spool) --write--> site
 //!     |  \-- full --> dirty map --sync read--> offer --answer--> queue
 //!     \---- block is dirty already: nothing to do, the sync will read it
 //! ```
 //! Numbers are given when a record is encoded, so what leaves the queue for the dirty map leaves no gap.
 
+mod link;
+mod sync;
+mod verify;
+
 use crate::dirty::DirtyMap;
-use crate::wire::{Ack, Answer, BlockHash, Offer, Ping, ZERO_HASH};
+use crate::wire::{Ack, BlockHash, Offer};
 use bytes::Bytes;
-use lifeboat_base::limits::{AGENT_QUEUE, AGENT_SYNC_WINDOW, AGENT_UNACKED, BLOCK, MAX_RECORD};
+use lifeboat_base::limits::{AGENT_QUEUE, BARRIER_EVERY, BLOCK, CANARY_EVERY, MAX_RECORD, MAX_TOUCHED};
 use lifeboat_base::{DiskId, Epoch, Seq, WallTime};
 use lifeboat_block::BarrierKind;
 use std::collections::VecDeque;
+use verify::VerifyRun;
+
+pub use link::Welcomed;
 
 /// Counted for each queue entry besides its data, so that many tiny ones are bounded too.
 const ENTRY_COST: usize = 64;
@@ -42,6 +53,10 @@ pub enum Item {
 }
 
 impl Item {
+    fn is_record(&self) -> bool {
+        !matches!(self, Self::Offer(_))
+    }
+
     fn cost(&self) -> usize {
         ENTRY_COST
             + match self {
@@ -83,6 +98,68 @@ pub enum TaskKind {
     Scan,
     /// Read and hash; finish with [`Sender::hashed`].
     Compare,
+    /// Read and hash what should be equal; finish with [`Sender::verified`].
+    Verify,
+}
+
+/// Where the shell has put a frame's bytes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum FrameBytes {
+    Memory(Bytes),
+    Spooled(Slot),
+}
+
+/// A frame in the spool. Numbers grow by one with each.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Slot {
+    pub id: u64,
+    /// Length of the frame.
+    pub len: usize,
+}
+
+/// What may differ from the site's copy when a source is attached.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Suspects {
+    /// Anything.
+    All,
+    /// These ranges, if the site holds everything up to `floor`: tracking saw all the rest arrive there.
+    Only { ranges: Vec<(DiskId, u64, u64)>, floor: Seq },
+}
+
+/// What the clear bits of the dirty map mean.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Knowledge {
+    /// No source was attached yet.
+    Nothing,
+    /// Tracking claims that they are at the site; the site's next welcome decides.
+    Claimed(Seq),
+    /// At the site or on the way.
+    Shared,
+}
+
+/// A place in the stream behind everything captured before it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Mark {
+    /// Behind so many entries of the queue.
+    InQueue(usize),
+    /// Behind this record.
+    At(Seq),
+}
+
+/// A barrier somebody waits for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Ticket {
+    seq: Seq,
+    generation: u64,
+}
+
+/// How a [`Ticket`] stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Passed {
+    Yes,
+    NotYet,
+    /// The queue was dropped: take another ticket once the stream is live again.
+    Lost,
 }
 
 /// A frame that the site has not acknowledged.
@@ -91,8 +168,13 @@ struct Frame {
     /// Last record in it; for an offer, the last record before it.
     last: Seq,
     offer: bool,
-    bytes: Bytes,
+    bytes: FrameBytes,
 }
+
+/// Frames kept at most: each costs memory, wherever its bytes are.
+const MAX_FRAMES: usize = 1 << 18;
+/// Ticks without a barrier before one is cut all the same.
+const CANARY_TICKS: u32 = (CANARY_EVERY.as_millis() / BARRIER_EVERY.as_millis()) as u32;
 
 #[derive(Debug)]
 struct Pending {
@@ -135,6 +217,10 @@ pub struct Status {
     pub done_bytes: u64,
     pub sent_bytes: u64,
     pub lag_bytes: u64,
+    /// Part of the lag that is in the spool.
+    pub spool_bytes: u64,
+    /// Read and hashed so far.
+    pub hashed_bytes: u64,
     /// Everything captured so far is durable at the site, and in a point.
     pub drained: bool,
 }
@@ -146,13 +232,29 @@ pub struct Sender {
     /// Number of the next record; unknown before the first welcome.
     next_seq: Option<Seq>,
     connected: bool,
+    knowledge: Knowledge,
+    /// What the site's last welcome said that began a stream anew: where, and whether it follows our tracking.
+    welcome: Option<(Seq, bool)>,
     /// The site held nothing of this server: holes need not be sent.
     fresh: bool,
     disks: Vec<DiskState>,
     queue: VecDeque<Queued>,
     queue_bytes: usize,
+    /// Entries of the queue that become records.
+    queue_records: u64,
+    /// How often the queue was dropped.
+    generation: u64,
+    mark: Option<Mark>,
     frames: VecDeque<Frame>,
+    /// Bytes of frames in memory, and in the spool.
     frames_bytes: usize,
+    spooled: u64,
+    spool_limit: u64,
+    /// The spool could not be written; not tried again before it is empty.
+    spool_failed: bool,
+    /// Slots below this are free, and slots below that were given.
+    spool_released: u64,
+    spool_given: u64,
     /// Frames before this index were written to the present connection.
     written: usize,
     /// Records handed to the encoder whose frame has not come back.
@@ -163,17 +265,23 @@ pub struct Sender {
     acked: Ack,
     /// A record was queued since the last barrier.
     unbarriered: bool,
+    /// Number of the newest barrier, and how long ago it was cut.
+    last_barrier: Seq,
+    quiet_ticks: u32,
     live: bool,
     ever_live: bool,
     /// The source is lost: what was captured goes out, nothing more is read and no point is cut.
     sealed: bool,
+    verify: Option<VerifyRun>,
     sync_total: u64,
     sync_sent: u64,
+    hashed: u64,
     limit: usize,
 }
 
 impl Sender {
-    /// A sender that knows nothing of what the site holds: every block is dirty.
+    /// A sender that knows nothing of what the site holds: every block is dirty. Nothing is read before a source is
+    /// [`attached`](Self::attached).
     pub fn new(epoch: Epoch, sizes: &[u64]) -> Self {
         let disks = sizes
             .iter()
@@ -187,12 +295,22 @@ impl Sender {
             epoch,
             next_seq: None,
             connected: false,
+            knowledge: Knowledge::Nothing,
+            welcome: None,
             fresh: false,
             disks,
             queue: VecDeque::new(),
             queue_bytes: 0,
+            queue_records: 0,
+            generation: 0,
+            mark: None,
             frames: VecDeque::new(),
             frames_bytes: 0,
+            spooled: 0,
+            spool_limit: 0,
+            spool_failed: false,
+            spool_released: 0,
+            spool_given: 0,
             written: 0,
             encoding: false,
             pending: Vec::new(),
@@ -200,11 +318,15 @@ impl Sender {
             next_task: 1,
             acked: Ack::default(),
             unbarriered: false,
+            last_barrier: Seq::ZERO,
+            quiet_ticks: 0,
             live: false,
             ever_live: false,
-            sealed: false,
+            sealed: true,
+            verify: None,
             sync_total: 0,
             sync_sent: 0,
+            hashed: 0,
             limit: AGENT_QUEUE,
         }
     }
@@ -212,6 +334,11 @@ impl Sender {
     /// Sets the queue's bound, in bytes; for tests.
     pub fn set_queue_limit(&mut self, bytes: usize) {
         self.limit = bytes;
+    }
+
+    /// Sets the spool's bound, in bytes; 0 for none.
+    pub fn set_spool_limit(&mut self, bytes: u64) {
+        self.spool_limit = bytes;
     }
 
     pub fn epoch(&self) -> Epoch {
@@ -251,22 +378,65 @@ impl Sender {
         self.lose_track();
     }
 
-    /// Tracking was lost: every block is compared again.
-    pub fn suspect_all(&mut self) {
-        // Something may have been sent since the site was found empty.
-        self.fresh = false;
+    /// A source is there to be read, and from now on every write to it is captured.
+    pub fn attached(&mut self, suspects: Suspects) {
         self.sealed = false;
-        self.restart();
+        match suspects {
+            Suspects::All => {
+                // Unless this is the first time, something may have been sent since the site was found empty.
+                self.fresh &= self.knowledge == Knowledge::Nothing;
+                self.knowledge = Knowledge::Shared;
+                self.restart();
+            }
+            Suspects::Only { ranges, floor } => {
+                if self.knowledge == Knowledge::Nothing {
+                    for d in &mut self.disks {
+                        d.dirty.clear(0, d.size);
+                        d.scanned = 0;
+                    }
+                    self.knowledge = Knowledge::Claimed(floor);
+                }
+                for (disk, offset, len) in ranges {
+                    if let Some(d) = self.disks.get_mut(usize::from(disk.0)) {
+                        d.dirty.mark(offset, len);
+                    }
+                }
+                if let Some((durable, follows)) = self.welcome {
+                    self.decide(durable, follows);
+                }
+                if !self.disks.iter().all(|d| d.dirty.is_empty()) {
+                    self.lose_track();
+                }
+            }
+        }
+    }
+
+    /// The site's word on what tracking claims.
+    fn decide(&mut self, durable: Seq, follows: bool) {
+        match self.knowledge {
+            Knowledge::Claimed(floor) if follows && durable >= floor => {
+                tracing::debug!(?durable, ?floor, dirty = self.dirty_bytes(), "tracking covers the gap");
+                self.fresh = false;
+                self.knowledge = Knowledge::Shared;
+            }
+            Knowledge::Claimed(floor) => {
+                tracing::info!(?durable, ?floor, follows, "tracking does not fit the site: all is compared");
+                self.knowledge = Knowledge::Shared;
+                self.restart();
+            }
+            Knowledge::Nothing | Knowledge::Shared => {}
+        }
     }
 
     /// The source is lost, or is about to be: from here on it may change unseen. A last barrier is cut
     /// over what was captured, if that is exact; then nothing is read, no barrier is cut and no sign of life
-    /// promises anything, until [`suspect_all`](Self::suspect_all).
+    /// promises anything, until a source is [`attached`](Self::attached) again.
     pub fn seal(&mut self, now: WallTime) {
         if self.live && self.unbarriered {
             self.barrier(now, BarrierKind::Crash);
         }
         self.sealed = true;
+        self.fail_verify("the source was lost meanwhile");
         if !self.pending.is_empty() {
             self.abort_pending();
             self.live = false;
@@ -292,19 +462,38 @@ impl Sender {
     }
 
     fn touch(&mut self, disk: DiskId, offset: u64, len: u64) {
+        let end = offset + len;
+        let mut too_many = None;
         for p in &mut self.pending {
-            if p.task.disk == disk && offset < p.task.offset + p.task.len && p.task.offset < offset + len {
-                match p.touched.last_mut() {
-                    Some(last) if last.1 == offset => last.1 = offset + len,
-                    _ => p.touched.push((offset, offset + len)),
+            let (from, to) = (p.task.offset, p.task.offset + p.task.len);
+            if p.task.disk != disk || offset >= to || from >= end {
+                continue;
+            }
+            match p.touched.last_mut() {
+                Some(last) if last.1 == offset => last.1 = end,
+                _ => p.touched.push((offset, end)),
+            }
+            if p.touched.len() > MAX_TOUCHED {
+                match p.task.kind {
+                    // No hole in it is believed.
+                    TaskKind::Scan => p.touched = vec![(from, to)],
+                    // Read again, when it is quieter.
+                    TaskKind::Compare | TaskKind::Verify => too_many = Some(p.task.id),
                 }
             }
+        }
+        if let Some(id) = too_many {
+            self.task_failed(id);
+        }
+        if let Some(v) = &mut self.verify {
+            v.touch(disk, offset, end);
         }
     }
 
     fn push(&mut self, now: WallTime, item: Item) {
         self.unbarriered |= matches!(item, Item::Data { .. } | Item::Zero { .. } | Item::Disk { .. });
         self.queue_bytes += item.cost();
+        self.queue_records += u64::from(item.is_record());
         self.queue.push_back(Queued { time: now, item });
     }
 
@@ -330,7 +519,14 @@ impl Sender {
             }
         }
         self.queue_bytes = kept.iter().map(|q| q.item.cost()).sum();
+        self.queue_records = kept.len() as u64;
         self.queue = kept;
+        self.generation += 1;
+        if matches!(self.mark, Some(Mark::InQueue(_))) {
+            // What it waited for is dirty now, or on its way already.
+            self.mark = Some(Mark::At(self.last_given()));
+        }
+        self.retry_verify();
     }
 
     fn lose_track(&mut self) {
@@ -339,321 +535,111 @@ impl Sender {
         self.sync_total = self.dirty_bytes();
     }
 
-    /// Cuts a barrier if that is due and exact. Call every [`BARRIER_EVERY`](lifeboat_base::limits::BARRIER_EVERY).
+    /// Cuts a barrier if that is due and exact. Call every [`BARRIER_EVERY`].
     pub fn tick(&mut self, now: WallTime) {
+        if let Some(v) = &mut self.verify {
+            v.tick();
+        }
         if !self.synced() {
             return;
         }
         let first = !self.live;
-        if self.unbarriered || first {
-            self.barrier(now, BarrierKind::Crash);
+        self.quiet_ticks = self.quiet_ticks.saturating_add(1);
+        let canary = self.connected && self.quiet_ticks >= CANARY_TICKS;
+        if (self.unbarriered || first || canary || self.verify_wants_barrier())
+            && self.barrier(now, BarrierKind::Crash).is_some()
+        {
+            self.end_verify();
         }
         self.live = true;
         self.ever_live = true;
     }
 
-    /// Cuts a barrier now. False when blocks are dirty, so that it would not be exact.
-    pub fn barrier(&mut self, now: WallTime, kind: BarrierKind) -> bool {
+    /// Cuts a barrier now and tells its number, which holds unless the queue is dropped before it is encoded. `None` when
+    /// blocks are dirty, so that it would not be exact.
+    pub fn barrier(&mut self, now: WallTime, kind: BarrierKind) -> Option<Seq> {
         if !self.synced() {
-            return false;
+            return None;
         }
+        let seq = Seq(self.next_seq?.0 + self.queue_records);
         self.push(now, Item::Barrier(kind));
         self.unbarriered = false;
-        true
+        self.quiet_ticks = 0;
+        self.last_barrier = seq;
+        Some(seq)
+    }
+
+    /// A barrier behind everything captured so far, to wait for with [`passed`](Self::passed). `None` while the
+    /// stream is not live.
+    pub fn ticket(&mut self, now: WallTime) -> Option<Ticket> {
+        if !self.live || !self.synced() {
+            return None;
+        }
+        let seq = if self.unbarriered { self.barrier(now, BarrierKind::Crash)? } else { self.last_barrier };
+        Some(Ticket { seq, generation: self.generation })
+    }
+
+    /// Whether a ticket's barrier is on stable storage at the site.
+    pub fn passed(&self, ticket: Ticket) -> Passed {
+        if ticket.generation != self.generation {
+            Passed::Lost
+        } else if self.acked.durable >= ticket.seq {
+            Passed::Yes
+        } else {
+            Passed::NotYet
+        }
+    }
+
+    /// Whether a ticket's record has left the queue and its frame is ready.
+    pub fn framed(&self, ticket: Ticket) -> bool {
+        !self.encoding && self.last_given() >= ticket.seq
+            || self.frames.back().is_some_and(|f| f.last >= ticket.seq)
     }
 
     fn synced(&self) -> bool {
         !self.sealed
+            && self.knowledge == Knowledge::Shared
             && self.next_seq.is_some()
             && self.pending.is_empty()
-            && self.disks.iter().all(|d| d.dirty.is_empty() && d.scanned >= d.size)
+            && self.disks.iter().all(|d| d.dirty.is_empty())
     }
 
-    // ---- link side ----------------------------------------------------------------------------
-
-    /// A session was accepted; the site has everything up to `durable`, and `same_writer` says that the
-    /// newest of it came from this process. Another's records under the same numbers are not ours.
-    pub fn connected(&mut self, now: WallTime, durable: Seq, has_content: bool, same_writer: bool) {
-        self.disconnected();
-        self.connected = true;
-        let assigned = self.next_seq;
-        // Frames hold every record from `acked + 1` on, so anything from there to the last number
-        // given is a place to go on from. Anywhere else, tracking is lost.
-        let continues = match assigned {
-            Some(next) => same_writer && durable.0 < next.0 && durable >= self.acked.durable,
-            None => false,
-        };
-        if !continues {
-            tracing::debug!(?assigned, ?durable, "stream starts anew after the site's last record");
-            self.frames.clear();
-            self.frames_bytes = 0;
-            // A batch at the encoder keeps its old numbers; its frame is dropped when it comes back.
-            self.encoding = false;
-            self.next_seq = Some(durable.next());
-            self.fresh = !has_content;
-            self.queue.retain(|q| !matches!(q.item, Item::Disk { .. }));
-            self.restart();
-            let sizes: Vec<u64> = self.disks.iter().map(|d| d.size).collect();
-            for (i, size) in sizes.into_iter().enumerate() {
-                self.push(now, Item::Disk { disk: DiskId(i as u16), size });
-            }
-        }
-        while self.frames.front().is_some_and(|f| f.last <= durable) {
-            self.pop_frame();
-        }
-        self.acked.durable = durable;
+    fn last_given(&self) -> Seq {
+        Seq(self.next_seq.map_or(0, |s| s.0.saturating_sub(1)))
     }
 
-    /// The session is over. What was not acknowledged is kept and written again on the next.
-    pub fn disconnected(&mut self) {
-        self.connected = false;
-        self.written = 0;
-        // Offers live with their session.
-        let mut bytes = 0;
-        self.frames.retain(|f| {
-            bytes += if f.offer { 0 } else { f.bytes.len() };
-            !f.offer
+    // ---- for tracking -------------------------------------------------------------------------
+
+    /// Notes the present end of the stream; [`mark_passed`](Self::mark_passed) tells when everything
+    /// captured before it is at the site, or dirty. One at a time: another takes its place.
+    pub fn set_mark(&mut self) {
+        self.mark = Some(match self.queue.len() {
+            0 => Mark::At(self.last_given()),
+            n => Mark::InQueue(n),
         });
-        self.frames_bytes = bytes;
-        let queue_bytes = &mut self.queue_bytes;
-        self.queue.retain(|q| {
-            let offer = matches!(q.item, Item::Offer(_));
-            if offer {
-                *queue_bytes -= q.item.cost();
+    }
+
+    /// The newest record acknowledged, once everything before the mark is at the site or dirty.
+    pub fn mark_passed(&self) -> Option<Seq> {
+        match self.mark {
+            Some(Mark::At(seq)) if self.acked.durable >= seq && self.knowledge == Knowledge::Shared => {
+                Some(self.acked.durable)
             }
-            !offer
-        });
-        if !self.pending.is_empty() {
-            self.abort_pending();
-            self.live = false;
+            _ => None,
         }
     }
 
-    /// Takes up to `max` bytes of queue for the encoder, which answers with [`encoded`](Self::encoded).
-    /// `None` when there is nothing to do, or enough is waiting for the site.
-    pub fn take_batch(&mut self, max: usize) -> Option<Batch> {
-        let first = self.next_seq?;
-        if self.encoding || self.frames_bytes >= AGENT_UNACKED || self.queue.is_empty() {
-            return None;
-        }
-        let mut items = Vec::new();
-        let mut bytes = 0;
-        while let Some(front) = self.queue.front() {
-            let cost = front.item.cost();
-            let offer = matches!(front.item, Item::Offer(_));
-            if !items.is_empty() && (bytes + cost > max || offer) {
-                break;
-            }
-            bytes += cost;
-            self.queue_bytes -= cost;
-            items.extend(self.queue.pop_front());
-            if offer {
-                break;
-            }
-        }
-        self.encoding = true;
-        let records = items.iter().filter(|q| !matches!(q.item, Item::Offer(_))).count();
-        self.next_seq = Some(Seq(first.0 + records as u64));
-        Some(Batch { epoch: self.epoch, first, items })
+    /// Whether a part of the range may differ from the site's copy, writes on their way aside.
+    pub fn is_suspect(&self, disk: DiskId, offset: u64, len: u64) -> bool {
+        let end = offset.saturating_add(len);
+        let pending =
+            |p: &Pending| p.task.disk == disk && p.task.offset < end && offset < p.task.offset + p.task.len;
+        let dirty = |d: &DiskState| d.dirty.next_run(offset, 1).is_some_and(|(at, _)| at < end);
+        self.disks.get(usize::from(disk.0)).is_some_and(dirty) || self.pending.iter().any(pending)
     }
+}
 
-    /// The encoder's answer: the batch's frame. `offer` when the batch was one.
-    pub fn encoded(&mut self, last: Seq, offer: bool, bytes: Bytes) {
-        if !std::mem::replace(&mut self.encoding, false) {
-            // The stream started anew meanwhile; its blocks are dirty.
-            return;
-        }
-        if offer && !self.connected {
-            return;
-        }
-        self.frames_bytes += bytes.len();
-        self.frames.push_back(Frame { last, offer, bytes });
-    }
-
-    /// The next frame to write to the present connection.
-    pub fn next_frame(&mut self) -> Option<Bytes> {
-        if !self.connected {
-            return None;
-        }
-        let frame = self.frames.get(self.written)?;
-        let bytes = frame.bytes.clone();
-        self.written += 1;
-        Some(bytes)
-    }
-
-    /// The site's acknowledgement.
-    ///
-    /// # Errors
-    /// When it acknowledges what was never sent; the session must end.
-    pub fn ack(&mut self, ack: Ack) -> Result<(), SenderError> {
-        let highest = self.frames.iter().take(self.written).rev().find(|f| !f.offer).map(|f| f.last);
-        if ack.durable > highest.unwrap_or(self.acked.durable) {
-            return Err(SenderError::AckOfUnsent(ack.durable));
-        }
-        // An offer is done with once it is written and everything before it is acknowledged.
-        while self.written > 0 && self.frames.front().is_some_and(|f| f.last <= ack.durable) {
-            self.pop_frame();
-        }
-        self.acked = Ack { durable: ack.durable.max(self.acked.durable), barrier: ack.barrier };
-        Ok(())
-    }
-
-    fn pop_frame(&mut self) {
-        if let Some(f) = self.frames.pop_front() {
-            self.frames_bytes -= f.bytes.len();
-            self.written = self.written.saturating_sub(1);
-        }
-    }
-
-    /// A sign of life for an otherwise quiet link.
-    pub fn ping(&self, now: WallTime) -> Ping {
-        let idle = self.queue.is_empty() && !self.encoding && self.written == self.frames.len();
-        Ping {
-            seq: Seq(self.next_seq.map_or(0, |s| s.0.saturating_sub(1))),
-            time: now,
-            lag_bytes: self.lag_bytes(),
-            live: self.live && idle && !self.unbarriered && !self.sealed,
-        }
-    }
-
-    // ---- sync side ----------------------------------------------------------------------------
-
-    /// The next thing to read from the source, if the link wants work and memory allows.
-    pub fn next_task(&mut self) -> Option<SyncTask> {
-        if !self.connected || self.sealed || self.queue_bytes > self.limit / 2 {
-            return None;
-        }
-        if let Some(i) = self.disks.iter().position(|d| d.scanned < d.size) {
-            // One scan at a time; comparisons start when all is scanned, so that the total is known.
-            if self.pending.iter().any(|p| p.task.kind == TaskKind::Scan) {
-                return None;
-            }
-            let d = &self.disks[i];
-            let (offset, len) = (d.scanned, SCAN_TASK.min(d.size - d.scanned));
-            return Some(self.start(TaskKind::Scan, DiskId(i as u16), offset, len));
-        }
-        if self.pending_bytes + SYNC_TASK > AGENT_SYNC_WINDOW as u64 {
-            return None;
-        }
-        for i in 0..self.disks.len() {
-            let d = &mut self.disks[i];
-            let run = d.dirty.next_run(d.cursor, SYNC_TASK).or_else(|| d.dirty.next_run(0, SYNC_TASK));
-            if let Some((offset, len)) = run {
-                d.cursor = offset + len;
-                d.dirty.clear(offset, len);
-                return Some(self.start(TaskKind::Compare, DiskId(i as u16), offset, len));
-            }
-        }
-        None
-    }
-
-    fn start(&mut self, kind: TaskKind, disk: DiskId, offset: u64, len: u64) -> SyncTask {
-        let task = SyncTask { id: self.next_task, disk, offset, len, kind };
-        self.next_task = self.next_task.wrapping_add(1).max(1);
-        if kind == TaskKind::Compare {
-            self.pending_bytes += len;
-        }
-        let (touched, data, hashes) = Default::default();
-        self.pending.push(Pending { task: task.clone(), touched, data, hashes });
-        task
-    }
-
-    fn finish(&mut self, id: u32) -> Option<Pending> {
-        let at = self.pending.iter().position(|p| p.task.id == id)?;
-        let p = self.pending.swap_remove(at);
-        if p.task.kind == TaskKind::Compare {
-            self.pending_bytes -= p.task.len;
-        }
-        Some(p)
-    }
-
-    fn abort_pending(&mut self) {
-        for p in std::mem::take(&mut self.pending) {
-            if p.task.kind == TaskKind::Compare {
-                self.disks[usize::from(p.task.disk.0)].dirty.mark(p.task.offset, p.task.len);
-            }
-        }
-        self.pending_bytes = 0;
-    }
-
-    /// The source could not be read: the range stays dirty.
-    pub fn task_failed(&mut self, id: u32) {
-        if let Some(p) = self.finish(id)
-            && p.task.kind == TaskKind::Compare
-        {
-            self.disks[usize::from(p.task.disk.0)].dirty.mark(p.task.offset, p.task.len);
-        }
-    }
-
-    /// Result of a scan: the holes in its range, in order.
-    pub fn scanned(&mut self, now: WallTime, id: u32, holes: &[(u64, u64)]) {
-        let Some(p) = self.finish(id) else { return };
-        let fresh = self.fresh;
-        let disk = p.task.disk;
-        let d = &mut self.disks[usize::from(disk.0)];
-        let mut zeros = Vec::new();
-        for &(offset, len) in holes {
-            for (from, to) in subtract(offset, offset + len, &p.touched) {
-                // Only whole blocks; the rest is compared like data.
-                let first = from.next_multiple_of(BLOCK as u64);
-                let last = if to == d.size { to } else { to - to % BLOCK as u64 };
-                if first < last {
-                    d.dirty.clear(first, last - first);
-                    zeros.push((first, last - first));
-                }
-            }
-        }
-        d.scanned = p.task.offset + p.task.len;
-        if !fresh {
-            for (offset, len) in zeros {
-                self.push(now, Item::Zero { disk, offset, len });
-            }
-        }
-        self.sync_total = self.dirty_bytes();
-    }
-
-    /// Result of a comparison's read: the range's content and a hash for each block, to be offered.
-    pub fn hashed(&mut self, now: WallTime, id: u32, data: Bytes, hashes: Vec<BlockHash>) {
-        let Some(p) = self.pending.iter_mut().find(|p| p.task.id == id) else { return };
-        debug_assert_eq!(p.task.len, data.len() as u64);
-        debug_assert_eq!(hashes.len(), data.len().div_ceil(BLOCK));
-        p.data = data;
-        p.hashes.clone_from(&hashes);
-        let offer = Offer { id, disk: p.task.disk, offset: p.task.offset, hashes };
-        self.push(now, Item::Offer(offer));
-    }
-
-    /// The site says which blocks of an offer it lacks.
-    ///
-    /// # Errors
-    /// When the answer does not fit the offer; the session must end.
-    pub fn answered(&mut self, now: WallTime, answer: &Answer) -> Result<(), SenderError> {
-        let Some(p) = self.pending.iter().find(|p| p.task.id == answer.id) else {
-            return Ok(()); // an offer given up since
-        };
-        if p.hashes.is_empty() || p.hashes.len() != answer.needed.len() {
-            return Err(SenderError::BadAnswer);
-        }
-        let Some(p) = self.finish(answer.id) else { return Ok(()) };
-        let disk = p.task.disk;
-        for (i, _) in answer.needed.iter().enumerate().filter(|(_, n)| **n) {
-            let start = i * BLOCK;
-            let end = (start + BLOCK).min(p.data.len());
-            let base = p.task.offset;
-            for (from, to) in subtract(base + start as u64, base + end as u64, &p.touched) {
-                let item = if p.hashes[i] == ZERO_HASH {
-                    Item::Zero { disk, offset: from, len: to - from }
-                } else {
-                    let data = p.data.slice((from - base) as usize..(to - base) as usize);
-                    Item::Data { disk, offset: from, data }
-                };
-                self.sync_sent += to - from;
-                self.push(now, item);
-            }
-        }
-        Ok(())
-    }
-
+impl Sender {
     // ---- numbers ------------------------------------------------------------------------------
 
     fn dirty_bytes(&self) -> u64 {
@@ -661,15 +647,16 @@ impl Sender {
     }
 
     fn lag_bytes(&self) -> u64 {
-        self.queue_bytes as u64 + self.frames_bytes as u64 + self.pending_bytes + self.dirty_bytes()
+        self.queue_bytes as u64
+            + self.frames_bytes as u64
+            + self.spooled
+            + self.pending_bytes
+            + self.dirty_bytes()
     }
 
     /// Whether the encoder or the sync has something to do now.
     pub fn wants_encoder(&self) -> bool {
-        self.next_seq.is_some()
-            && !self.encoding
-            && self.frames_bytes < AGENT_UNACKED
-            && !self.queue.is_empty()
+        self.next_seq.is_some() && !self.encoding && self.has_room() && !self.queue.is_empty()
     }
 
     pub fn wants_writer(&self) -> bool {
@@ -682,7 +669,7 @@ impl Sender {
     }
 
     pub fn status(&self) -> Status {
-        let scanning = self.disks.iter().any(|d| d.scanned < d.size);
+        let scanning = self.disks.iter().any(|d| d.scanned < d.size && !d.dirty.is_empty());
         let phase = if self.next_seq.is_none() {
             Phase::Idle
         } else if self.live {
@@ -702,6 +689,8 @@ impl Sender {
             done_bytes: self.sync_total.saturating_sub(left),
             sent_bytes: self.sync_sent,
             lag_bytes: self.lag_bytes(),
+            spool_bytes: self.spooled,
+            hashed_bytes: self.hashed,
             drained: self.live && self.lag_bytes() == 0 && !self.encoding && !self.unbarriered,
         }
     }
@@ -714,24 +703,6 @@ pub enum SenderError {
     AckOfUnsent(Seq),
     #[error("the site's answer does not fit the offer")]
     BadAnswer,
-}
-
-/// The parts of `from..to` outside `cuts`, in order.
-fn subtract(from: u64, to: u64, cuts: &[(u64, u64)]) -> Vec<(u64, u64)> {
-    let mut cuts: Vec<_> = cuts.iter().filter(|c| c.0 < to && from < c.1).copied().collect();
-    cuts.sort_unstable();
-    let mut left = Vec::with_capacity(cuts.len() + 1);
-    let mut at = from;
-    for (a, b) in cuts {
-        if a > at {
-            left.push((at, a));
-        }
-        at = at.max(b);
-    }
-    if at < to {
-        left.push((at, to));
-    }
-    left
 }
 
 #[cfg(test)]

@@ -14,8 +14,8 @@
 //!         | kind | codec/| disk | payload | offset | len   | time  | crc    | 0     | payload
 //!         |      | flavour|u16  | len u32 | u64    | u64   | u64 ns| u32    | u32   |
 //!
-//! Offer   | id u32 | disk u16 | 0 u16 | offset u64 | count u32 | 0 u32 | count x 32-byte BLAKE3 |
-//!         a hash of all zeros stands for a block of zeros
+//! Offer   | id u32 | disk u16 | exact u16 | offset u64 | count u32 | 0 u32 | count x 32-byte BLAKE3 |
+//!         a hash of all zeros stands for a block of zeros; exact is 0 or 1
 //! Answer  | id u32 | count u32 | ceil(count/8) bytes, bit i set: block i is needed |
 //! Ack     | durable seq u64 | newest durable barrier seq u64 |
 //! Ping    | seq u64 | time u64 | lag bytes u64 | live u8 | 0 x7 |
@@ -276,6 +276,9 @@ pub struct Offer {
     pub disk: DiskId,
     /// Multiple of [`BLOCK`].
     pub offset: u64,
+    /// The answer must say what differs at this place of the stream. Else a block that is there may be asked for all the
+    /// same.
+    pub exact: bool,
     pub hashes: Vec<BlockHash>,
 }
 
@@ -286,7 +289,7 @@ impl Offer {
         put_header(&mut out, FrameType::Offer, len);
         out.put_u32_le(self.id);
         out.put_u16_le(self.disk.0);
-        out.put_u16_le(0);
+        out.put_u16_le(u16::from(self.exact));
         out.put_u64_le(self.offset);
         out.put_u32_le(u32::try_from(self.hashes.len()).unwrap_or(u32::MAX));
         out.put_u32_le(0);
@@ -304,7 +307,11 @@ impl Offer {
         }
         let id = b.get_u32_le();
         let disk = DiskId(b.get_u16_le());
-        let _ = b.get_u16_le();
+        let exact = match b.get_u16_le() {
+            0 => false,
+            1 => true,
+            _ => return Err(WireError::Bad("offer of an unknown kind")),
+        };
         let offset = b.get_u64_le();
         let count = b.get_u32_le() as usize;
         let _ = b.get_u32_le();
@@ -315,7 +322,7 @@ impl Offer {
             return Err(WireError::Bad("offer out of bounds"));
         }
         let hashes = b.as_chunks::<32>().0.to_vec();
-        Ok(Self { id, disk, offset, hashes })
+        Ok(Self { id, disk, offset, exact, hashes })
     }
 }
 

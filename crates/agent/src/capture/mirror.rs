@@ -17,6 +17,7 @@ use lifeboat_block::{BlockDevice, BlockError, ZeroMode};
 use lifeboat_nbd::client::{Client, ClientSettings};
 use lifeboat_nbd::server::{Export, Exports, Server, ServerSettings};
 use lifeboat_qmp::{Events, Mirror, MirrorSync, NbdExport, Qmp, QmpError};
+use lifeboat_replicate::sender::Suspects;
 use parking_lot::{Condvar, Mutex};
 use serde_json::json;
 use std::io;
@@ -283,7 +284,7 @@ impl Attached {
         let attached = Self { qmp, events, server, disks: disks.len() };
         match attached.set_up(settings, &disks) {
             Ok(source) => {
-                stream.attach(source);
+                stream.attach(source, Suspects::All);
                 Ok(attached)
             }
             Err(e) => {

@@ -11,6 +11,7 @@ use bytes::Bytes;
 use lifeboat_base::{Clock, DiskId};
 use lifeboat_block::{BlockDevice, BlockError, Extent, FileDevice, ZeroMode};
 use lifeboat_nbd::server::{Export, Exports, Server, ServerSettings};
+use lifeboat_replicate::sender::Suspects;
 use std::fs::File;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -207,7 +208,7 @@ impl Splitter {
         }
         let nbd = ServerSettings { tls: settings.tls.clone(), ..ServerSettings::default() };
         // Attached first: not one write may pass before the stream is ready for it.
-        stream.attach(devices);
+        stream.attach(devices, Suspects::All);
         let server = match &settings.listen {
             Listen::Unix(path) => Server::listen_unix(path, exports, nbd, Arc::clone(clock)),
             Listen::Tcp(address) => Server::listen_tcp(*address, exports, nbd, Arc::clone(clock)),

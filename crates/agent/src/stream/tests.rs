@@ -23,7 +23,7 @@ fn several_disks_arrive_in_one_stream() {
     let (a, b) = (device(1), device(2));
     let site = FakeSite::new(&[SIZE, SIZE]);
     let run = start(&[SIZE, SIZE]);
-    run.stream.attach(vec![a.clone(), b.clone()]);
+    run.stream.attach(vec![a.clone(), b.clone()], Suspects::All);
     let _session = site.welcome(&run.stream);
     until("the first sync", || run.stream.status().drained);
     change(&a, &run.stream, 0, SIZE - 512, &[3; 512]);
@@ -39,7 +39,7 @@ fn a_capture_never_waits_for_the_network() {
     let d = Arc::new(MemoryDevice::new(size));
     let site = FakeSite::new(&[size]);
     let run = start(&[size]);
-    run.stream.attach(vec![d.clone()]);
+    run.stream.attach(vec![d.clone()], Suspects::All);
     drop({
         let session = site.welcome(&run.stream);
         until("the first sync", || run.stream.status().drained);
@@ -62,7 +62,7 @@ fn a_source_that_cannot_be_read_is_told_and_tried_again_without_a_storm() {
     d.fail(Fault { call: Some(Call::Read), nth: 1, forever: true, failure: Failure::Eio });
     let site = FakeSite::new(&[SIZE]);
     let run = start(&[SIZE]);
-    run.stream.attach(vec![d.clone()]);
+    run.stream.attach(vec![d.clone()], Suspects::All);
     let _session = site.welcome(&run.stream);
     until("the trouble", || run.stream.trouble().is_some());
     let calls = d.calls();
@@ -84,7 +84,7 @@ fn what_is_written_after_the_source_was_lost_is_in_no_point_before_it_is_compare
     let d = device(1);
     let site = FakeSite::new(&[SIZE]);
     let run = start(&[SIZE]);
-    run.stream.attach(vec![d.clone()]);
+    run.stream.attach(vec![d.clone()], Suspects::All);
     let _session = site.welcome(&run.stream);
     until("the first sync", || run.stream.status().drained);
     change(&d, &run.stream, 0, 700, b"the last write seen");
@@ -97,7 +97,7 @@ fn what_is_written_after_the_source_was_lost_is_in_no_point_before_it_is_compare
     run.stream.detach();
     assert!(!run.stream.drain(Duration::from_millis(300)), "there is nothing to read from");
     assert_eq!(site.points(), points);
-    run.stream.attach(vec![d.clone()]);
+    run.stream.attach(vec![d.clone()], Suspects::All);
     until("the comparison", || run.stream.status().drained);
     assert_eq!(site.latest(), [content(&*d)]);
 }
@@ -106,7 +106,7 @@ fn what_is_written_after_the_source_was_lost_is_in_no_point_before_it_is_compare
 fn fewer_disks_than_expected_is_trouble_and_no_panic() {
     let site = FakeSite::new(&[SIZE, SIZE]);
     let run = start(&[SIZE, SIZE]);
-    run.stream.attach(vec![device(1)]);
+    run.stream.attach(vec![device(1)], Suspects::All);
     let _session = site.welcome(&run.stream);
     until("the trouble", || run.stream.trouble().is_some_and(|t| t.contains("fewer disks")));
 }

@@ -4,11 +4,11 @@ use super::*;
 use crate::encode::{BATCH, StreamEncoder};
 use crate::message::Disk;
 use crate::receiver::Receiver;
-use crate::wire::{FRAME_HEADER, FrameType, decode_records, hash_block, parse_header};
+use crate::wire::{Answer, FRAME_HEADER, FrameType, decode_records, hash_block, parse_header};
 use lifeboat_base::limits::MAX_FRAME;
 use lifeboat_block::{Body, Record};
 use proptest::prelude::*;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 const SIZE: u64 = 10 * BLOCK as u64 + 4096;
 const DISK: DiskId = DiskId(0);
@@ -98,6 +98,21 @@ struct World {
     reading: Vec<(SyncTask, Vec<u8>)>,
     answers: Vec<Answer>,
     in_encoder: Option<Batch>,
+    spool: BTreeMap<u64, Bytes>,
+    slots: u64,
+    tracking: Tracking,
+    /// This process has not been welcomed yet.
+    restarted: bool,
+}
+
+/// What an agent's tracking keeps on disk, block by block: everything that may differ should it die now.
+#[derive(Default)]
+struct Tracking {
+    persisted: BTreeSet<u64>,
+    /// Touched since the mark, and in the generation before it.
+    current: BTreeSet<u64>,
+    previous: BTreeSet<u64>,
+    floor: Seq,
 }
 
 impl World {
@@ -108,6 +123,7 @@ impl World {
         }
         let mut sender = Sender::new(Epoch(1), &[SIZE]);
         sender.set_queue_limit(limit);
+        sender.attached(Suspects::All);
         Self {
             source,
             sender,
@@ -118,15 +134,65 @@ impl World {
             reading: Vec::new(),
             answers: Vec::new(),
             in_encoder: None,
+            spool: BTreeMap::new(),
+            slots: 0,
+            tracking: Tracking {
+                persisted: (0..SIZE.div_ceil(BLOCK as u64)).collect(),
+                ..Tracking::default()
+            },
+            restarted: false,
         }
     }
 
+    fn intend(&mut self, offset: u64, len: u64) {
+        let b = BLOCK as u64;
+        let blocks = offset / b..(offset + len).div_ceil(b);
+        self.tracking.persisted.extend(blocks.clone());
+        self.tracking.current.extend(blocks);
+    }
+
+    /// What is surely at the site leaves the log.
+    fn rotate(&mut self) {
+        let b = BLOCK as u64;
+        if let Some(floor) = self.sender.mark_passed() {
+            let t = &mut self.tracking;
+            t.floor = floor;
+            let sender = &self.sender;
+            t.persisted.retain(|n| {
+                t.current.contains(n) || t.previous.contains(n) || sender.is_suspect(DISK, n * b, b)
+            });
+            t.previous = std::mem::take(&mut t.current);
+            self.sender.set_mark();
+        } else if self.sender.mark.is_none() {
+            self.sender.set_mark();
+        }
+    }
+
+    /// The agent dies and comes back with what its tracking kept.
+    fn restart_agent(&mut self, limit: usize, spool: u64) {
+        self.disconnect();
+        self.in_encoder = None;
+        self.reading.clear();
+        self.spool.clear();
+        self.slots = 0;
+        self.sender = Sender::new(Epoch(1), &[SIZE]);
+        self.sender.set_queue_limit(limit);
+        self.sender.set_spool_limit(spool);
+        let b = BLOCK as u64;
+        let ranges = self.tracking.persisted.iter().map(|n| (DISK, n * b, b)).collect();
+        self.sender.attached(Suspects::Only { ranges, floor: self.tracking.floor });
+        self.tracking.current = self.tracking.persisted.clone();
+        self.restarted = true;
+    }
+
     fn write(&mut self, offset: u64, data: &[u8]) {
+        self.intend(offset, data.len() as u64);
         self.source[offset as usize..offset as usize + data.len()].copy_from_slice(data);
         self.sender.write(now(), DISK, offset, Bytes::copy_from_slice(data));
     }
 
     fn zero(&mut self, offset: u64, len: u64) {
+        self.intend(offset, len);
         self.source[offset as usize..(offset + len) as usize].fill(0);
         self.sender.zero(now(), DISK, offset, len);
     }
@@ -136,7 +202,14 @@ impl World {
             self.connected = true;
             self.site.hello();
             assert!(self.site.durable <= self.site.last);
-            self.sender.connected(now(), self.site.last, self.site.records > 1, true);
+            let same_writer = !std::mem::take(&mut self.restarted);
+            let welcome = Welcomed {
+                durable: self.site.last,
+                has_content: self.site.records > 1,
+                same_writer,
+                follows: !same_writer,
+            };
+            self.sender.connected(now(), &welcome);
         }
     }
 
@@ -160,17 +233,28 @@ impl World {
             None => self.in_encoder = self.sender.take_batch(BATCH / 4),
             Some(batch) => {
                 let e = self.encoder.encode(&batch, 0);
-                self.sender.encoded(e.last, e.offer, e.frame);
+                let bytes = if self.sender.spools() && !e.offer {
+                    let slot = Slot { id: self.slots, len: e.frame.len() };
+                    self.slots += 1;
+                    self.spool.insert(slot.id, e.frame);
+                    FrameBytes::Spooled(slot)
+                } else {
+                    FrameBytes::Memory(e.frame)
+                };
+                self.sender.encoded(e.last, e.offer, bytes);
+                let released = self.sender.spool_released();
+                self.spool.retain(|id, _| *id >= released);
             }
         }
     }
 
     fn transmit(&mut self) {
-        if let Some(frame) = self.sender.next_frame()
-            && let Some(answer) = self.site.frame(&frame)
-        {
-            self.answers.push(answer);
-        }
+        let frame = match self.sender.next_frame() {
+            Some(FrameBytes::Memory(bytes)) => bytes,
+            Some(FrameBytes::Spooled(slot)) => self.spool[&slot.id].clone(),
+            None => return,
+        };
+        self.answers.extend(self.site.frame(&frame));
     }
 
     fn ack(&mut self) {
@@ -188,7 +272,7 @@ impl World {
     }
 
     fn begin_read(&mut self) {
-        if let Some(task) = self.sender.next_task() {
+        if let Some(task) = self.sender.next_task().or_else(|| self.sender.next_verify()) {
             let content = self.source[task.offset as usize..(task.offset + task.len) as usize].to_vec();
             self.reading.push((task, content));
         }
@@ -223,6 +307,10 @@ impl World {
             TaskKind::Compare => {
                 let hashes = content.chunks(BLOCK).map(hash_block).collect();
                 self.sender.hashed(now(), task.id, content.into(), hashes);
+            }
+            TaskKind::Verify => {
+                let hashes = content.chunks(BLOCK).map(hash_block).collect();
+                self.sender.verified(now(), task.id, hashes);
             }
         }
     }
@@ -275,6 +363,11 @@ enum Step {
     ReadFails,
     Suspect(u64, u64),
     SuspectAll,
+    Rotate,
+    RestartAgent,
+    SpoolLost,
+    SpoolFails,
+    Verify,
 }
 
 fn step() -> impl Strategy<Value = Step> {
@@ -293,11 +386,17 @@ fn step() -> impl Strategy<Value = Step> {
         1 => Just(Step::ReadFails),
         1 => (0..SIZE - 70_000, 1u64..70_000).prop_map(|(o, l)| Step::Suspect(o, l)),
         1 => Just(Step::SuspectAll),
+        3 => Just(Step::Rotate),
+        1 => Just(Step::RestartAgent),
+        1 => Just(Step::SpoolLost),
+        1 => Just(Step::SpoolFails),
+        1 => Just(Step::Verify),
     ]
 }
 
-fn run(limit: usize, steps: Vec<Step>) -> World {
+fn run(limit: usize, spool: u64, steps: Vec<Step>) -> World {
     let mut w = World::new(limit);
+    w.sender.set_spool_limit(spool);
     for s in steps {
         match s {
             Step::Write(offset, len, byte) => w.write(offset, &vec![byte; len]),
@@ -318,7 +417,16 @@ fn run(limit: usize, steps: Vec<Step>) -> World {
                 }
             }
             Step::Suspect(offset, len) => w.sender.suspect(DISK, offset, len),
-            Step::SuspectAll => w.sender.suspect_all(),
+            Step::SuspectAll => w.sender.attached(Suspects::All),
+            Step::Rotate => w.rotate(),
+            Step::RestartAgent => w.restart_agent(limit, spool),
+            Step::SpoolLost => {
+                w.sender.spool_lost();
+                w.spool.clear();
+                w.disconnect();
+            }
+            Step::SpoolFails => w.sender.spool_failed(),
+            Step::Verify => w.sender.verify(7),
         }
     }
     w
@@ -330,10 +438,13 @@ proptest! {
     /// I1 and I5 under every interleaving of writes, reads, cuts, reconnects and overflows.
     #[test]
     fn i1_exactness_i5_convergence(limit in prop_oneof![Just(100_000usize), Just(1 << 20), Just(1 << 30)],
+                                   spool in prop_oneof![Just(0u64), Just(200_000), Just(1 << 30)],
                                    steps in proptest::collection::vec(step(), 0..250)) {
-        let mut w = run(limit, steps);
+        let mut w = run(limit, spool, steps);
         w.settle();
         w.check();
+        let found = w.sender.verify_report().map_or(0, |v| v.different_bytes);
+        prop_assert_eq!(found, 0, "no difference was planted");
     }
 }
 
@@ -355,6 +466,7 @@ fn a_restarted_agent_sends_only_what_differs() {
     w.source[4 * BLOCK + 5] ^= 1;
     w.disconnect();
     w.sender = Sender::new(Epoch(1), &[SIZE]);
+    w.sender.attached(Suspects::All);
     w.settle();
     w.check();
     assert_eq!(w.sender.status().sent_bytes, BLOCK as u64);
@@ -384,7 +496,7 @@ fn while_blocks_are_dirty_no_barrier_is_cut() {
         w.tick();
     }
     assert_eq!(w.cut.len(), cut);
-    assert!(!w.sender.barrier(now(), BarrierKind::Crash));
+    assert_eq!(w.sender.barrier(now(), BarrierKind::Crash), None);
     w.settle();
     assert!(w.cut.len() > cut);
     w.check();
@@ -460,7 +572,7 @@ fn a_hole_that_appeared_unseen_is_found() {
     let mut w = World::new(1 << 30);
     w.settle();
     w.source[3 * BLOCK..4 * BLOCK].fill(0);
-    w.sender.suspect_all();
+    w.sender.attached(Suspects::All);
     w.settle();
     w.check();
 }
@@ -492,7 +604,8 @@ fn numbers_another_process_used_are_not_taken_for_ours() {
     w.site.apply(&theirs);
     w.connected = true;
     w.site.hello();
-    w.sender.connected(now(), w.site.last, true, false);
+    let welcome = Welcomed { durable: w.site.last, has_content: true, same_writer: false, follows: false };
+    w.sender.connected(now(), &welcome);
     w.settle();
     w.check();
 }
@@ -518,7 +631,7 @@ fn after_a_seal_the_last_writes_go_out_and_nothing_is_read() {
     assert!(!w.sender.ping(now()).live, "a lost source promises nothing");
     w.check_barriers();
     // Attached again.
-    w.sender.suspect_all();
+    w.sender.attached(Suspects::All);
     w.settle();
     w.check();
 }
@@ -544,6 +657,183 @@ fn a_sync_cut_short_by_a_seal_cuts_no_point() {
     // A reconnect to a site that lost everything does not wake it up either.
     w.disconnect();
     w.connected = true;
-    w.sender.connected(now(), Seq(0), false, false);
+    let welcome = Welcomed { durable: Seq(0), has_content: false, same_writer: false, follows: false };
+    w.sender.connected(now(), &welcome);
     assert_eq!(w.sender.next_task(), None);
+}
+
+/// The site's side of a resume: only what tracking suspects is read, and what it does not is not.
+#[test]
+fn after_a_restart_only_suspects_are_read() {
+    let mut w = World::new(1 << 30);
+    w.settle();
+    for _ in 0..3 {
+        w.rotate();
+        w.settle();
+    }
+    assert!(w.tracking.persisted.is_empty(), "all of it is at the site");
+    w.write(4 * BLOCK as u64 + 9, b"on its way");
+    w.restart_agent(1 << 30, 0);
+    w.settle();
+    w.check();
+    assert_eq!(w.sender.status().hashed_bytes, BLOCK as u64);
+    assert_eq!(w.sender.status().sent_bytes, BLOCK as u64);
+}
+
+/// A site that went back in time is not believed to have what it once acknowledged.
+#[test]
+fn tracking_is_not_believed_by_a_site_that_lost_records() {
+    for (durable, follows) in [(Seq(2), true), (Seq(1000), false)] {
+        let mut sender = Sender::new(Epoch(1), &[SIZE]);
+        sender.attached(Suspects::Only { ranges: Vec::new(), floor: Seq(3) });
+        let welcome = Welcomed { durable, has_content: true, same_writer: false, follows };
+        sender.connected(now(), &welcome);
+        assert_eq!(sender.dirty_bytes(), SIZE, "{durable} {follows}");
+    }
+    // In the other order: the site spoke before the source was attached.
+    let mut sender = Sender::new(Epoch(1), &[SIZE]);
+    sender.connected(
+        now(),
+        &Welcomed { durable: Seq(9), has_content: true, same_writer: false, follows: true },
+    );
+    sender.attached(Suspects::Only { ranges: vec![(DISK, 5, 1)], floor: Seq(9) });
+    assert_eq!(sender.dirty_bytes(), BLOCK as u64);
+}
+
+/// Failure 16: points of a cut link are kept in the spool, up to its bound, and memory stays bounded.
+#[test]
+fn a_cut_link_costs_no_point_while_the_spool_has_room() {
+    let mut w = World::new(200_000);
+    w.sender.set_spool_limit(1 << 30);
+    w.settle();
+    w.disconnect();
+    let points = w.cut.len();
+    for i in 0..1500u64 {
+        // Incompressible, so that frames are as large as what they carry.
+        let mut x = i + 1;
+        let mut next = || {
+            x ^= x << 13;
+            x ^= x >> 7;
+            x ^= x << 17;
+            x as u8
+        };
+        let data: Vec<u8> = std::iter::repeat_with(&mut next).take(40_000).collect();
+        w.write((i * 7919) % (SIZE - 40_000), &data);
+        w.tick();
+        w.encode();
+        w.encode();
+    }
+    let status = w.sender.status();
+    assert!(status.spool_bytes > 10 << 20, "{status:?}");
+    assert_eq!(status.phase, Phase::Live, "nothing was lost");
+    assert!(w.cut.len() >= points + 1400);
+    w.settle();
+    w.check();
+    assert!(w.site.barriers.len() >= w.cut.len() - 2, "every point arrived");
+    assert!(w.spool.is_empty() || w.sender.spool_released() == w.slots);
+}
+
+#[test]
+fn a_difference_that_nobody_captured_is_found_named_and_mended() {
+    let mut w = World::new(1 << 30);
+    w.settle();
+    w.source[5 * BLOCK + 77] ^= 1;
+    w.sender.verify(42);
+    for _ in 0..200 {
+        w.begin_read();
+        w.end_read(false);
+        w.encode();
+        w.transmit();
+        w.answer();
+        w.ack();
+        w.tick();
+    }
+    let report = w.sender.verify_report().expect("a report");
+    assert!(report.over, "{report:?}");
+    assert_eq!((report.id, report.different_bytes, report.done_bytes), (42, BLOCK as u64, SIZE));
+    let r = report.different[0];
+    assert_eq!((report.different.len(), r.disk, r.offset, r.len), (1, 0, 5 * BLOCK as u64, BLOCK as u64));
+    w.settle();
+    assert_eq!(w.site.disk, w.source, "the copy was mended");
+}
+
+#[test]
+fn a_verification_under_writes_finds_nothing() {
+    let mut w = World::new(1 << 30);
+    w.settle();
+    w.sender.verify(1);
+    for i in 0..600u64 {
+        w.write((i * 7919) % (SIZE - 5000), &[i as u8; 5000]);
+        w.begin_read();
+        w.write((i * 104_729) % (SIZE - 5000), &[!i as u8; 5000]);
+        w.end_read(i % 2 == 0);
+        w.encode();
+        w.transmit();
+        w.answer();
+        w.ack();
+        w.tick();
+    }
+    w.settle();
+    w.check();
+    let report = w.sender.verify_report().expect("a report");
+    assert_eq!((report.different_bytes, &report.error[..]), (0, ""));
+}
+
+/// The promise of a synchronous flush.
+#[test]
+fn a_ticket_passes_when_the_site_has_its_barrier_and_not_before() {
+    let mut w = World::new(1 << 30);
+    assert_eq!(w.sender.ticket(now()), None, "nothing is promised before the first copy");
+    w.settle();
+    w.write(10, b"flushed");
+    let ticket = w.sender.ticket(now()).expect("live");
+    w.cut.push(w.source.clone());
+    assert_eq!(w.sender.passed(ticket), Passed::NotYet);
+    w.encode();
+    w.encode();
+    assert!(w.sender.framed(ticket));
+    w.transmit();
+    assert_eq!(w.sender.passed(ticket), Passed::NotYet);
+    w.ack();
+    assert_eq!(w.sender.passed(ticket), Passed::Yes);
+    assert!(w.site.barriers.values().any(|b| *b == w.source), "a point holds the write");
+}
+
+#[test]
+fn a_ticket_is_lost_with_the_queue() {
+    let mut w = World::new(10_000);
+    w.settle();
+    w.write(10, b"flushed");
+    let ticket = w.sender.ticket(now()).expect("live");
+    w.write(3 * BLOCK as u64, &[1; 20_000]);
+    assert_eq!(w.sender.passed(ticket), Passed::Lost);
+    assert_eq!(w.sender.ticket(now()), None);
+}
+
+/// A server to which nothing is written proves its RPO by points.
+#[test]
+fn an_idle_stream_cuts_a_canary_barrier() {
+    let mut w = World::new(1 << 30);
+    w.settle();
+    let points = w.cut.len();
+    for _ in 0..CANARY_TICKS + 1 {
+        w.tick();
+    }
+    assert_eq!(w.cut.len(), points + 1);
+}
+
+/// Memory of a read under a storm of small writes stays bounded.
+#[test]
+fn a_read_that_is_written_over_too_often_is_made_again() {
+    let mut w = World::new(1 << 30);
+    w.settle();
+    w.sender.suspect(DISK, 0, SIZE);
+    w.begin_read();
+    for i in 0..2 * MAX_TOUCHED as u64 {
+        w.write(8 * BLOCK as u64 + i * 101, b"x");
+        assert!(w.sender.pending.iter().all(|p| p.touched.len() <= MAX_TOUCHED));
+    }
+    w.reading.clear();
+    w.settle();
+    w.check();
 }

@@ -103,7 +103,7 @@ fn golden_bytes() {
     let ack: String =
         Ack { durable: Seq(5), barrier: Seq(4) }.frame().iter().map(|b| format!("{b:02x}")).collect();
     assert_eq!(ack, "100000000700000005000000000000000400000000000000");
-    let offer = Offer { id: 1, disk: DiskId(2), offset: 65536, hashes: vec![[0x11; 32]] };
+    let offer = Offer { id: 1, disk: DiskId(2), offset: 65536, exact: false, hashes: vec![[0x11; 32]] };
     let frame = offer.frame();
     assert_eq!(Offer::decode(frame.slice(8..)), Ok(offer));
     let answer = Answer { id: 1, needed: vec![true, false, true, true, false, false, false, false, true] };

@@ -59,7 +59,7 @@ fn overlapping_writes_of_many_connections_leave_an_exact_copy() {
     let inner: Arc<dyn BlockDevice> = Arc::new(Polite(MemoryDevice::new(SIZE)));
     let site = FakeSite::new(&[SIZE]);
     let run = start(&[SIZE]);
-    run.stream.attach(vec![Arc::clone(&inner)]);
+    run.stream.attach(vec![Arc::clone(&inner)], Suspects::All);
     let split = SplitDevice::new(Arc::clone(&inner), Arc::clone(&run.stream), DiskId(0));
     {
         let _session = site.welcome(&run.stream);
@@ -98,7 +98,7 @@ fn a_write_that_failed_halfway_is_compared() {
     let inner = Arc::new(FaultDevice::new(memory.clone()));
     let site = FakeSite::new(&[SIZE]);
     let run = start(&[SIZE]);
-    run.stream.attach(vec![inner.clone()]);
+    run.stream.attach(vec![inner.clone()], Suspects::All);
     let _session = site.welcome(&run.stream);
     let split = SplitDevice::new(inner.clone(), Arc::clone(&run.stream), DiskId(0));
     until("the first sync", || run.stream.status().drained);
