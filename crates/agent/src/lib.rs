@@ -12,8 +12,10 @@
 pub mod capture;
 pub mod identity;
 pub mod session;
+pub mod spool;
 pub mod stream;
 pub mod supervisor;
+pub mod tracking;
 
 #[cfg(test)]
 mod testing;

@@ -1,0 +1,383 @@
+//! What of a server's disks may differ from the site's copy, should this process die now: on disk, so that the next
+//! process compares that and no more.
+//!
+//! Invariants:
+//! - A write is let through to the source only when its region is marked on stable storage.
+//! - A mark is taken back only when all that was captured for the region is on stable storage at the site, the
+//!   source has been flushed since, nothing of it is dirty, and no write is under way in it.
+//! - Every doubt suspects: a page that does not check out suspects all its regions, a log that does not fit the server
+//!   suspects everything. A log that cannot be written is left aside for good: the stream takes another name then,
+//!   so that no later process believes it.
+//!
+//! ```text
+//! file    | header, two slots of 4096 | pages of 4096, disk after disk |
+//! header  | 0      8       12     16                  |
+//!         | LBTRACK1 | crc u32 | len u32 | protocol buffer `Header` |   the valid one with the higher count holds
+//! page    | 0     4       8       16                                |
+//!         | crc   | page  | log   | one bit for each region, 32,640 |   crc of all that follows it
+//! ```
+//! A page is rewritten in place: torn, it does not check out. Numbers are little-endian. The captures of running machines
+//! use the header only: there QEMU's dirty bitmaps do the work of the pages.
+
+mod format;
+mod regions;
+
+use format::{Header, PAGE, PAGE_REGIONS};
+use lifeboat_base::limits::MAX_LINEAGE;
+use lifeboat_base::{DiskId, Entropy, Epoch, Seq, ServerId};
+use lifeboat_block::storage::{LogFile, Storage, write_all};
+use lifeboat_replicate::sender::Suspects;
+use parking_lot::{Condvar, Mutex, MutexGuard};
+use regions::Regions;
+use std::collections::BTreeSet;
+use std::io;
+use std::sync::Arc;
+
+/// What a log is about.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TrackSpec {
+    pub server: ServerId,
+    pub epoch: Epoch,
+    pub sizes: Vec<u64>,
+    /// Writes are announced with [`Tracking::intend`]. Else something outside keeps the regions.
+    pub intents: bool,
+    /// This process.
+    pub instance: u64,
+}
+
+/// What an earlier process left.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Found {
+    /// For a log without intents: `Only` with no ranges when there was a log that fits.
+    pub suspects: Suspects,
+    /// Processes whose unacknowledged writes are among the suspects; this one first.
+    pub lineage: Vec<u64>,
+    /// The server was in synchronous mode and had been synchronous.
+    pub armed: bool,
+    /// As given to [`Tracking::keep_base`].
+    pub base: u64,
+}
+
+struct State {
+    header: Header,
+    /// Which of the two slots holds the newest header.
+    slot: usize,
+    disks: Vec<Regions>,
+    /// Regions of writes under way: disk, first, last.
+    under_way: Vec<(u16, u64, u64)>,
+    /// Pages that hold marks not yet on stable storage.
+    pages: BTreeSet<u32>,
+    /// Somebody is writing the file.
+    writing: bool,
+    /// The site has taken this process for the writer.
+    welcomed: bool,
+    broken: Option<String>,
+}
+
+/// See the module's text.
+pub struct Tracking {
+    file: Arc<dyn LogFile>,
+    state: Mutex<State>,
+    written: Condvar,
+}
+
+/// A write under way; ends when dropped.
+pub struct Intent<'a> {
+    tracking: &'a Tracking,
+    range: (u16, u64, u64),
+}
+
+fn file_name(server: ServerId) -> String {
+    format!("{server}.track")
+}
+
+impl Tracking {
+    /// Opens a server's log, or makes one that suspects everything. On stable storage it names this process when
+    /// this returns.
+    ///
+    /// # Errors
+    /// What the system reports.
+    pub fn open(
+        storage: &dyn Storage,
+        spec: &TrackSpec,
+        entropy: &dyn Entropy,
+    ) -> io::Result<(Arc<Self>, Found)> {
+        let name = file_name(spec.server);
+        if let Ok(file) = storage.open(&name) {
+            match format::load(&*file, spec) {
+                Ok(Some(loaded)) => return Self::take_over(file, loaded, spec),
+                Ok(None) => {
+                    tracing::info!(server = %spec.server, "the tracking log does not fit; all is compared")
+                }
+                Err(e) => tracing::warn!(server = %spec.server, "the tracking log cannot be read: {e}"),
+            }
+        }
+        let header = Header::new(spec, entropy.next_u64());
+        let mut disks = Vec::new();
+        let mut page = 0;
+        for size in &spec.sizes {
+            let regions = Regions::new(*size, page, true);
+            page += regions.pages();
+            disks.push(regions);
+        }
+        let temp = format!("{name}.new");
+        let _ = storage.remove(&temp);
+        let file = storage.create(&temp)?;
+        let pages = if spec.intents { page } else { 0 };
+        file.preallocate((2 + u64::from(pages)) * PAGE as u64)?;
+        write_all(&*file, &header.encode(), 0)?;
+        for n in 0..pages {
+            write_all(&*file, &page_bytes(&disks, n, header.log), page_offset(n))?;
+        }
+        file.sync()?;
+        storage.rename(&temp, &name)?;
+        storage.sync_dir()?;
+        let found = Found { suspects: Suspects::All, lineage: vec![spec.instance], armed: false, base: 0 };
+        Ok((Self::start(file, header, 0, disks), found))
+    }
+
+    fn take_over(
+        file: Arc<dyn LogFile>,
+        loaded: format::Loaded,
+        spec: &TrackSpec,
+    ) -> io::Result<(Arc<Self>, Found)> {
+        let format::Loaded { mut header, slot, disks } = loaded;
+        let lineage: Vec<u64> = std::iter::once(spec.instance)
+            .chain(header.lineage.iter().copied().filter(|i| *i != spec.instance))
+            .take(MAX_LINEAGE)
+            .collect();
+        let mut ranges = Vec::new();
+        if spec.intents {
+            for (i, d) in disks.iter().enumerate() {
+                ranges.extend(d.marked().map(|(offset, len)| (DiskId(i as u16), offset, len)));
+            }
+        }
+        let found = Found {
+            suspects: Suspects::Only { ranges, floor: Seq(header.floor) },
+            lineage: lineage.clone(),
+            armed: header.armed,
+            base: header.base,
+        };
+        header.lineage = lineage;
+        header.count += 1;
+        let slot = 1 - slot;
+        write_all(&*file, &header.encode(), (slot * PAGE) as u64)?;
+        file.sync()?;
+        Ok((Self::start(file, header, slot, disks), found))
+    }
+
+    fn start(file: Arc<dyn LogFile>, header: Header, slot: usize, disks: Vec<Regions>) -> Arc<Self> {
+        let state = State {
+            header,
+            slot,
+            disks,
+            under_way: Vec::new(),
+            pages: BTreeSet::new(),
+            writing: false,
+            welcomed: false,
+            broken: None,
+        };
+        Arc::new(Self { file, state: Mutex::new(state), written: Condvar::new() })
+    }
+
+    /// Removes a server's log: nothing is known of its disks any more.
+    ///
+    /// # Errors
+    /// What the system reports; no error when there is none.
+    pub fn remove(storage: &dyn Storage, server: ServerId) -> io::Result<()> {
+        match storage.remove(&file_name(server)) {
+            Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(()),
+            Err(e) => Err(e),
+            Ok(()) => storage.sync_dir(),
+        }
+    }
+
+    /// Announces a write. When this returns its regions are marked on stable storage, or the log is
+    /// [`broken`](Self::broken). The write counts as under way until the answer is dropped.
+    pub fn intend(&self, disk: DiskId, offset: u64, len: u64) -> Intent<'_> {
+        let mut state = self.state.lock();
+        let range = state.disks.get(usize::from(disk.0)).map_or((0, 0), |d| d.range(offset, len));
+        let range = (disk.0, range.0, range.1);
+        state.touch(range);
+        while state.broken.is_none() && !state.is_persisted(range) {
+            state.want(range);
+            if state.writing {
+                self.written.wait(&mut state);
+            } else {
+                self.write_pages(&mut state);
+            }
+        }
+        state.under_way.push(range);
+        Intent { tracking: self, range }
+    }
+
+    /// Writes the pages that have new marks and waits for them to be stable. The lock is free meanwhile; whoever needs
+    /// the same waits, so that many marks cost one sync.
+    fn write_pages(&self, state: &mut MutexGuard<'_, State>) {
+        let pages = std::mem::take(&mut state.pages);
+        let log = state.header.log;
+        let images: Vec<_> = pages.iter().map(|n| (*n, page_bytes(&state.disks, *n, log))).collect();
+        let snapshots: Vec<_> = state.disks.iter().map(|d| d.snapshot(&pages)).collect();
+        state.writing = true;
+        let done = MutexGuard::unlocked(state, || {
+            images.iter().try_for_each(|(n, bytes)| write_all(&*self.file, bytes, page_offset(*n)))?;
+            self.file.sync()
+        });
+        state.writing = false;
+        match done {
+            Ok(()) => {
+                for (disk, snapshot) in state.disks.iter_mut().zip(snapshots) {
+                    disk.persisted(snapshot);
+                }
+            }
+            Err(e) => state.break_off(&e),
+        }
+        self.written.notify_all();
+    }
+
+    /// Takes back the marks of regions that are surely equal. `floor`: the site has everything up to it, which includes
+    /// all that was captured before the last call of this; `suspect` tells what is dirty. The source was flushed
+    /// since the site said so.
+    ///
+    /// # Errors
+    /// What the system reports; the log is broken then.
+    pub fn rotate(&self, floor: Seq, suspect: impl Fn(DiskId, u64, u64) -> bool) -> io::Result<()> {
+        let mut state = self.lock_for_writing()?;
+        for i in 0..state.disks.len() {
+            let under_way: Vec<_> =
+                state.under_way.iter().filter(|u| usize::from(u.0) == i).map(|u| (u.1, u.2)).collect();
+            let disk = DiskId(i as u16);
+            let changed = state.disks[i].rotate(&under_way, |offset, len| suspect(disk, offset, len));
+            state.pages.extend(changed);
+        }
+        state.header.floor = state.header.floor.max(floor.0);
+        if state.welcomed {
+            state.header.lineage.truncate(1);
+        }
+        // The floor first: without the marks it would promise too much, the marks without it too little.
+        self.write_header(&mut state)?;
+        if !state.pages.is_empty() {
+            self.write_pages(&mut state);
+        }
+        match &state.broken {
+            Some(why) => Err(io::Error::other(why.clone())),
+            None => Ok(()),
+        }
+    }
+
+    /// Remembers a number for the capture, and that the site has everything up to `floor`.
+    ///
+    /// # Errors
+    /// As [`rotate`](Self::rotate).
+    pub fn keep_base(&self, base: u64, floor: Seq) -> io::Result<()> {
+        let mut state = self.lock_for_writing()?;
+        state.header.base = base;
+        state.header.floor = state.header.floor.max(floor.0);
+        if state.welcomed {
+            state.header.lineage.truncate(1);
+        }
+        self.write_header(&mut state)
+    }
+
+    /// Remembers that the server has been synchronous, or is not wanted so any more.
+    ///
+    /// # Errors
+    /// As [`rotate`](Self::rotate).
+    pub fn arm(&self, armed: bool) -> io::Result<()> {
+        let mut state = self.lock_for_writing()?;
+        if state.header.armed == armed {
+            return Ok(());
+        }
+        state.header.armed = armed;
+        self.write_header(&mut state)
+    }
+
+    /// The site takes this process for the writer: earlier ones need not be named any more.
+    pub fn welcomed(&self) {
+        self.state.lock().welcomed = true;
+    }
+
+    /// Why the log is of no use any more, once it is.
+    pub fn broken(&self) -> Option<String> {
+        self.state.lock().broken.clone()
+    }
+
+    fn lock_for_writing(&self) -> io::Result<MutexGuard<'_, State>> {
+        let mut state = self.state.lock();
+        while state.writing {
+            self.written.wait(&mut state);
+        }
+        match &state.broken {
+            Some(why) => Err(io::Error::other(why.clone())),
+            None => Ok(state),
+        }
+    }
+
+    fn write_header(&self, state: &mut MutexGuard<'_, State>) -> io::Result<()> {
+        state.header.count += 1;
+        let slot = 1 - state.slot;
+        let bytes = state.header.encode();
+        state.writing = true;
+        let done = MutexGuard::unlocked(state, || {
+            write_all(&*self.file, &bytes, (slot * PAGE) as u64)?;
+            self.file.sync()
+        });
+        state.writing = false;
+        self.written.notify_all();
+        match done {
+            Ok(()) => state.slot = slot,
+            Err(ref e) => state.break_off(e),
+        }
+        done
+    }
+}
+
+impl State {
+    fn touch(&mut self, (disk, first, last): (u16, u64, u64)) {
+        if let Some(d) = self.disks.get_mut(usize::from(disk)) {
+            d.touch(first, last);
+        }
+    }
+
+    fn is_persisted(&self, (disk, first, last): (u16, u64, u64)) -> bool {
+        !self.header.intents || self.disks.get(usize::from(disk)).is_none_or(|d| d.is_persisted(first, last))
+    }
+
+    fn want(&mut self, (disk, first, last): (u16, u64, u64)) {
+        if let Some(d) = self.disks.get_mut(usize::from(disk)) {
+            let pages = d.want(first, last);
+            self.pages.extend(pages);
+        }
+    }
+
+    fn break_off(&mut self, e: &io::Error) {
+        tracing::error!("the tracking log cannot be written: {e}; after a restart all will be compared");
+        self.broken = Some(e.to_string());
+    }
+}
+
+impl Drop for Intent<'_> {
+    fn drop(&mut self) {
+        let mut state = self.tracking.state.lock();
+        // What was captured at the end of the write belongs to this generation.
+        state.touch(self.range);
+        if let Some(at) = state.under_way.iter().position(|u| *u == self.range) {
+            state.under_way.swap_remove(at);
+        }
+    }
+}
+
+fn page_offset(page: u32) -> u64 {
+    (2 + u64::from(page)) * PAGE as u64
+}
+
+fn page_bytes(disks: &[Regions], page: u32, log: u64) -> Vec<u8> {
+    let disk = disks.iter().rev().find(|d| d.first_page() <= page);
+    let words = disk.map_or_else(Vec::new, |d| d.page_words(page));
+    format::encode_page(page, log, &words)
+}
+
+const _: () = assert!(PAGE_REGIONS.is_multiple_of(64));
+
+#[cfg(test)]
+mod tests;
