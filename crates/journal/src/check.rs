@@ -1,11 +1,16 @@
 //! Checking what is stored.
 
-use crate::error::{Damage, JournalError};
-use crate::index::{self, Head};
+use crate::error::{Damage, JournalError, PointError};
+use crate::index::{self, Barrier, Head};
 use crate::segment::{ScanOptions, Segment, scan};
-use crate::state::{SegmentState, Shared};
-use lifeboat_base::{PointId, Seq};
+use crate::state::{DiskInfo, SegmentState, Shared, effect};
+use lifeboat_base::{DiskId, PointId, Seq};
+use lifeboat_block::ExtentMap;
+use std::collections::BTreeMap;
 use std::io;
+
+/// How often damage that turns up while looking at damage makes it begin anew.
+const RETRIES: usize = 8;
 
 /// One thing that is not as it was written.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -36,7 +41,10 @@ impl CheckReport {
 pub(crate) fn check(shared: &Shared, full: bool) -> Result<CheckReport, JournalError> {
     let (segments, open, known) = {
         let state = shared.state.read();
-        (state.segments.clone(), state.open.is_some(), state.damage.clone())
+        let mut known = state.damage.clone();
+        // A full look finds these again, if they are still there.
+        known.extend(state.found.iter().filter(|_| !full).cloned());
+        (state.segments.clone(), state.open.is_some(), known)
     };
     let mut report = CheckReport { segments: segments.len(), ..CheckReport::default() };
     let mut damage = known;
@@ -53,13 +61,107 @@ pub(crate) fn check(shared: &Shared, full: bool) -> Result<CheckReport, JournalE
             }
         }
     }
-    let state = shared.state.read();
-    for d in damage {
-        let first = state.barriers.iter().find(|b| b.seq >= d.first).filter(|_| d.first <= d.last);
-        let points = first.zip(state.barriers.last()).map(|(a, b)| (a.id(), b.id()));
-        report.findings.push(Finding { damage: d, points });
+    {
+        let mut state = shared.state.write();
+        let new = damage.iter().filter(|d| !state.damage.contains(d)).cloned().collect();
+        // A quick look finds less than a full one; what that found stays known.
+        if full {
+            state.found = new;
+        } else {
+            let unknown = new.into_iter().filter(|d| !state.found.contains(d)).collect::<Vec<_>>();
+            state.found.extend(unknown);
+        }
     }
+    report.findings = affected(shared, damage)?;
     Ok(report)
+}
+
+/// See [`JournalReader::damage`](crate::JournalReader::damage).
+pub(crate) fn known(shared: &Shared) -> Result<Vec<Finding>, JournalError> {
+    let damage: Vec<Damage> = {
+        let state = shared.state.read();
+        let there = |d: &&Damage| state.segments.iter().any(|s| s.segment.name() == d.segment);
+        state.damage.iter().chain(&state.found).filter(there).cloned().collect()
+    };
+    let mut findings = affected(shared, damage)?;
+    findings.retain(|f| f.points.is_some());
+    Ok(findings)
+}
+
+/// Which points need what is lost: those after it and before everything it may have held was written again.
+fn affected(shared: &Shared, damage: Vec<Damage>) -> Result<Vec<Finding>, JournalError> {
+    let mut findings = Vec::with_capacity(damage.len());
+    for d in damage {
+        let healed = if d.first <= d.last { healed_at(shared, &d)? } else { Some(d.first) };
+        let state = shared.state.read();
+        let needs = |b: &&Barrier| b.seq >= d.first && healed.is_none_or(|h| b.seq < h);
+        let first = state.barriers.iter().find(needs);
+        let last = state.barriers.iter().rev().find(needs);
+        let points = first.zip(last).map(|(a, b)| (a.id(), b.id()));
+        findings.push(Finding { damage: d, points });
+    }
+    Ok(findings)
+}
+
+/// The record with which everything that `lost` may have held is written again. `None`: not yet.
+fn healed_at(shared: &Shared, lost: &Damage) -> Result<Option<Seq>, JournalError> {
+    let (durable, disks) = {
+        let state = shared.state.read();
+        (state.durable, state.disks_at(state.durable))
+    };
+    // Reading an index may find more damage, which is known from then on; then it is looked at again.
+    for _ in 0..RETRIES {
+        let whole = |d: &DiskInfo| (d.disk, Missing::new(0, d.size));
+        let mut missing: BTreeMap<DiskId, Missing> = disks.iter().map(whole).collect();
+        let mut healed = None;
+        // From the start: a fold drops only what later records cover, so what covers the loss is there.
+        let read = shared.history(None, Seq::ZERO, durable, |_, e| {
+            let (offset, len, _) = effect(&e);
+            if e.seq <= lost.last {
+                // An index still knows what the one record was.
+                if e.seq == lost.first && lost.first == lost.last {
+                    missing = BTreeMap::from([(e.disk, Missing::new(offset, len))]);
+                }
+                return;
+            }
+            if let Some(m) = missing.get_mut(&e.disk) {
+                m.fill(offset, len);
+            }
+            if healed.is_none() && missing.values().all(|m| m.bytes == 0) {
+                healed = Some(e.seq);
+            }
+        });
+        match read {
+            Ok(_) => return Ok(healed),
+            Err(PointError::Journal(e)) => return Err(e),
+            Err(_) => {}
+        }
+    }
+    Ok(None)
+}
+
+/// What of a range has not been written.
+struct Missing {
+    offset: u64,
+    end: u64,
+    bytes: u64,
+    written: ExtentMap<()>,
+}
+
+impl Missing {
+    fn new(offset: u64, len: u64) -> Self {
+        Self { offset, end: offset + len, bytes: len, written: ExtentMap::new() }
+    }
+
+    fn fill(&mut self, offset: u64, len: u64) {
+        let (from, to) = (offset.max(self.offset), (offset + len).min(self.end));
+        if from >= to || self.bytes == 0 {
+            return;
+        }
+        let gaps = self.written.iter_range(from, to - from).filter(|r| r.value.is_none());
+        self.bytes -= gaps.map(|r| r.len).sum::<u64>();
+        self.written.insert(from, to - from, ());
+    }
 }
 
 fn check_one(
@@ -82,7 +184,7 @@ fn check_one(
         report.bad_indexes.push(segment.index_name());
     }
     if full {
-        let scanned = scan(segment, &ScanOptions { len: s.summary.len, verify: true })?;
+        let scanned = scan(segment, &ScanOptions { len: s.summary.len, durable: 0, verify: true })?;
         report.records += u64::from(scanned.head.summary.records);
         return Ok(scanned.damage);
     }

@@ -3,7 +3,7 @@
 //! Invariants: bytes are served only after checksum, seal, place and content checksum agreed; whatever does not is
 //! `Corrupt`. The segments it reads stay while it lives.
 
-use crate::error::PointError;
+use crate::error::{Damage, PointError};
 use crate::format::Kind;
 use crate::segment::{ReadError, content};
 use crate::state::{Place, SegmentState, Shared, effect};
@@ -18,8 +18,18 @@ use std::sync::Arc;
 
 /// Decoded content kept in memory per open point, in bytes.
 const CACHE: usize = 4 * MIB;
+/// How often damage that turns up while opening makes it begin anew.
+const RETRIES: usize = 8;
 /// Longest list of extents given at once.
 const MAX_RUNS: usize = 4096;
+
+/// What is where the map has no extent.
+enum Below {
+    Zeros,
+    /// Nobody knows: damage took it.
+    Lost,
+    Device(Arc<PointDevice>),
+}
 
 /// A disk as it was at one point. Read-only; made of places in the journal, copied nowhere.
 pub struct PointDevice {
@@ -30,35 +40,46 @@ pub struct PointDevice {
     size: u64,
     segments: Vec<SegmentState>,
     table: ExtentTable<Place>,
+    below: Below,
     cache: Mutex<Cache>,
 }
 
 impl PointDevice {
+    /// A disk after record `seq`.
     pub(crate) fn open(shared: Arc<Shared>, disk: DiskId, seq: Seq) -> Result<Self, PointError> {
-        let (size, damage) = {
-            let state = shared.state.read();
-            let size = state.disks_at(seq).into_iter().find(|d| d.disk == disk).map(|d| d.size);
-            let lost = |d: &&crate::Damage| d.first <= seq && d.first <= d.last;
-            (size, state.damage.iter().filter(lost).max_by_key(|d| d.last).cloned())
-        };
-        let mut items: Vec<HistoryItem<Place>> = Vec::new();
-        let mut wiped = Seq::ZERO;
-        let segments = shared.history(Some(disk), seq, |segment, e| {
-            let (offset, len, zero) = effect(&e);
-            if zero && offset == 0 && size.is_some_and(|size| len >= size) {
-                // Nothing before matters any more.
-                items.clear();
-                wiped = e.seq;
-            }
-            let value = if zero { Place::ZERO } else { Place { segment, pos: e.pos, skip: 0 } };
-            items.push(HistoryItem { offset, len, value });
-        })?;
-        if let Some(damage) = damage.filter(|d| d.last >= wiped) {
+        let mut map = Map::load(&shared, disk, Seq::ZERO, seq)?;
+        if let Some(damage) = map.damage.take()
+            && !map.forget_before_damage()
+        {
             return Err(PointError::Damaged(damage));
         }
-        let size = size.ok_or(PointError::UnknownDisk { disk })?;
-        let table = ExtentTable::build(&items, |place| !place.is_zero());
-        Ok(Self { _shared: shared, disk, seq, size, segments, table, cache: Mutex::default() })
+        map.device(shared, disk, seq, Below::Zeros)
+    }
+
+    /// The same, and what damage took is an error where it is read.
+    pub(crate) fn open_known(shared: Arc<Shared>, disk: DiskId, seq: Seq) -> Result<Self, PointError> {
+        for _ in 0..RETRIES {
+            match Map::load(&shared, disk, Seq::ZERO, seq) {
+                Ok(mut map) => {
+                    let whole = map.damage.is_none() || map.forget_before_damage();
+                    let below = if whole { Below::Zeros } else { Below::Lost };
+                    return map.device(shared, disk, seq, below);
+                }
+                // Damage that only reading found; it is known now.
+                Err(PointError::Damaged(_)) => {}
+                Err(e) => return Err(e),
+            }
+        }
+        Err(PointError::UnknownDisk { disk })
+    }
+
+    /// What follows `below` up to record `seq`, over it.
+    pub(crate) fn open_over(shared: Arc<Shared>, below: Arc<Self>, seq: Seq) -> Result<Self, PointError> {
+        let mut map = Map::load(&shared, below.disk, below.seq, seq)?;
+        match map.damage.take().filter(|d| d.last > below.seq) {
+            Some(damage) => Err(PointError::Damaged(damage)),
+            None => map.device(shared, below.disk, seq, Below::Device(below)),
+        }
     }
 
     /// Last record this device includes.
@@ -71,9 +92,60 @@ impl PointDevice {
         self.table.len()
     }
 
-    /// Whether any byte of the range was written. Looks at the map only.
+    /// Whether any byte of the range may be other than zero. Looks at the map only.
     pub fn has_data(&self, offset: u64, len: u64) -> bool {
-        self.table.iter_range(offset, len).any(|run| run.value.is_some())
+        self.table.iter_range(offset, len).any(|run| match (run.value, &self.below) {
+            (Some(place), _) => !place.is_zero(),
+            (None, Below::Zeros) => false,
+            (None, Below::Lost) => true,
+            (None, Below::Device(below)) => {
+                let len = below.size.saturating_sub(run.offset).min(run.len);
+                len > 0 && below.has_data(run.offset, len)
+            }
+        })
+    }
+
+    /// Where nothing is mapped.
+    fn read_below(&self, offset: u64, out: &mut [u8]) -> Result<(), BlockError> {
+        match &self.below {
+            Below::Zeros => out.fill(0),
+            Below::Lost => {
+                return Err(BlockError::Corrupt(format!(
+                    "{} offset {offset}: lost by damage and not sent again yet",
+                    self.disk
+                )));
+            }
+            Below::Device(below) => {
+                // A disk that has grown is empty where it grew.
+                let there = below.size.saturating_sub(offset).min(out.len() as u64) as usize;
+                let (old, new) = out.split_at_mut(there);
+                if there > 0 {
+                    below.read(offset, old)?;
+                }
+                new.fill(0);
+            }
+        }
+        Ok(())
+    }
+
+    /// Kinds of the range, in order, until `add` says that it is enough.
+    fn each_kind(&self, offset: u64, len: u64, add: &mut impl FnMut(ExtentKind, u64) -> bool) -> bool {
+        for run in self.table.iter_range(offset, len) {
+            let go_on = match (run.value, &self.below) {
+                (Some(place), _) if place.is_zero() => add(ExtentKind::Hole, run.len),
+                (Some(_), _) | (None, Below::Lost) => add(ExtentKind::Data, run.len),
+                (None, Below::Zeros) => add(ExtentKind::Hole, run.len),
+                (None, Below::Device(below)) => {
+                    let there = below.size.saturating_sub(run.offset).min(run.len);
+                    (there == 0 || below.each_kind(run.offset, there, add))
+                        && (there == run.len || add(ExtentKind::Hole, run.len - there))
+                }
+            };
+            if !go_on {
+                return false;
+            }
+        }
+        true
     }
 
     /// The content of the record under an extent that begins at `offset`.
@@ -130,7 +202,8 @@ impl BlockDevice for PointDevice {
         for run in self.table.iter_range(offset, buf.len() as u64) {
             let out = &mut buf[(run.offset - offset) as usize..(run.end() - offset) as usize];
             match run.value {
-                None => out.fill(0),
+                None => self.read_below(run.offset, out)?,
+                Some(place) if place.is_zero() => out.fill(0),
                 Some(place) => {
                     let content = self.content(place, run.offset, run.len)?;
                     let skip = place.skip as usize;
@@ -158,16 +231,79 @@ impl BlockDevice for PointDevice {
     fn status(&self, offset: u64, len: u64) -> Result<Vec<Extent>, BlockError> {
         check_range(self.size, offset, len)?;
         let mut runs: Vec<Extent> = Vec::new();
-        for run in self.table.iter_range(offset, len) {
-            let kind = if run.value.is_some() { ExtentKind::Data } else { ExtentKind::Hole };
+        self.each_kind(offset, len, &mut |kind, len| {
             let full = runs.len() >= MAX_RUNS;
             match runs.last_mut() {
-                Some(last) if last.kind == kind => last.len += run.len,
-                _ if full => break,
-                _ => runs.push(Extent { len: run.len, kind }),
+                Some(last) if last.kind == kind => last.len += len,
+                _ if full => return false,
+                _ => runs.push(Extent { len, kind }),
             }
-        }
+            true
+        });
         Ok(runs)
+    }
+}
+
+/// A disk's history while a device is made of it.
+struct Map {
+    size: Option<u64>,
+    /// The latest damage that may matter.
+    damage: Option<Damage>,
+    items: Vec<HistoryItem<Place>>,
+    /// How many of `items` are not later than that damage.
+    before: usize,
+    segments: Vec<SegmentState>,
+}
+
+impl Map {
+    fn load(shared: &Shared, disk: DiskId, from: Seq, upto: Seq) -> Result<Self, PointError> {
+        let (size, damage) = {
+            let state = shared.state.read();
+            let size = state.disks_at(upto).into_iter().find(|d| d.disk == disk).map(|d| d.size);
+            let lost = |d: &&Damage| d.first <= upto && d.first <= d.last;
+            (size, state.damage.iter().filter(lost).max_by_key(|d| d.last).cloned())
+        };
+        let lost_to = damage.as_ref().map_or(Seq::ZERO, |d| d.last);
+        let (mut items, mut before) = (Vec::new(), 0);
+        let segments = shared.history(Some(disk), from, upto, |segment, e| {
+            let (offset, len, zero) = effect(&e);
+            if from == Seq::ZERO && zero && offset == 0 && size.is_some_and(|size| len >= size) {
+                // Nothing before matters any more.
+                items.clear();
+                before = 0;
+            }
+            let value = if zero { Place::ZERO } else { Place { segment, pos: e.pos, skip: 0 } };
+            items.push(HistoryItem { offset, len, value });
+            if e.seq <= lost_to {
+                before = items.len();
+            }
+        })?;
+        Ok(Self { size, damage, items, before, segments })
+    }
+
+    /// Drops what came before the damage. `true` when what came after it covers the whole disk, so that nothing lost
+    /// can show.
+    fn forget_before_damage(&mut self) -> bool {
+        self.items.drain(..self.before);
+        self.before = 0;
+        let Some(size) = self.size else { return false };
+        let covered = ExtentTable::build(&self.items, |_| true);
+        covered.iter_range(0, size).all(|run| run.value.is_some())
+    }
+
+    fn device(
+        self,
+        shared: Arc<Shared>,
+        disk: DiskId,
+        seq: Seq,
+        below: Below,
+    ) -> Result<PointDevice, PointError> {
+        let size = self.size.ok_or(PointError::UnknownDisk { disk })?;
+        // Zeros hide what is below; over nothing they are nothing.
+        let bare = matches!(below, Below::Zeros);
+        let table = ExtentTable::build(&self.items, |place| !bare || !place.is_zero());
+        let segments = self.segments;
+        Ok(PointDevice { _shared: shared, disk, seq, size, segments, table, below, cache: Mutex::default() })
     }
 }
 

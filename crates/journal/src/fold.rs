@@ -35,6 +35,7 @@ use std::fmt;
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 /// Source segments folded together.
 const RUN: usize = 8;
@@ -147,7 +148,7 @@ impl Past {
         let mut past = Self::default();
         let mut sizes: BTreeMap<DiskId, u64> = BTreeMap::new();
         let segments = shared
-            .history(None, upto, |segment, e| {
+            .history(None, Seq::ZERO, upto, |segment, e| {
                 let n = segment as usize + 1;
                 past.live.resize_with(n.max(past.live.len()), Vec::new);
                 past.stored.resize_with(n.max(past.stored.len()), Vec::new);
@@ -214,7 +215,12 @@ impl JournalKeeper {
         Self { shared }
     }
 
-    /// Decides what may go, by the window of the configuration.
+    /// How far back points are kept from now on, in time and in bytes.
+    pub fn set_window(&self, window: Duration, bytes: u64) {
+        *self.shared.window.lock() = (window, bytes);
+    }
+
+    /// Decides what may go, by the window.
     ///
     /// # Errors
     /// What reading the indexes reports.
@@ -226,7 +232,8 @@ impl JournalKeeper {
         let (segments, mut past) = Past::load(shared, horizon.seq)?;
         let (damaged, finished) = {
             let state = shared.state.read();
-            let names: HashSet<String> = state.damage.iter().map(|d| d.segment.clone()).collect();
+            let known = state.damage.iter().chain(&state.found);
+            let names: HashSet<String> = known.map(|d| d.segment.clone()).collect();
             (names, state.segments.len() - usize::from(state.open.is_some()))
         };
         let may = |n: usize, s: &SegmentState| {
@@ -271,7 +278,8 @@ impl JournalKeeper {
         let state = self.shared.state.read();
         let newest = state.barriers.last()?;
         // Time: the newest barrier that is a whole window older than the newest of all.
-        let window = u32::try_from(self.shared.window.as_secs()).unwrap_or(u32::MAX);
+        let (window, window_bytes) = *self.shared.window.lock();
+        let window = u32::try_from(window.as_secs()).unwrap_or(u32::MAX);
         let by_time = newest
             .clock
             .checked_sub(window)
@@ -281,7 +289,7 @@ impl JournalKeeper {
         let mut by_bytes = 0;
         for s in state.segments.iter().rev().filter(|s| !s.segment.base) {
             bytes += s.summary.len;
-            if bytes > self.shared.window_bytes {
+            if bytes > window_bytes {
                 by_bytes = state.barriers.partition_point(|b| b.seq <= s.summary.last);
                 break;
             }

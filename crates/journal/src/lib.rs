@@ -15,6 +15,7 @@
 //!
 //! ```text
 //! lock                         held while open
+//! mark                         how far the segment being written is durable                   (mark.rs)
 //! manifest, manifest.copy      which segments belong to the journal, its epoch, its horizon   (manifest.rs)
 //! 0000000000000001-5d0a….seg   a segment: header, records                                     (format.rs)
 //! 0000000000000001-5d0a….idx   its index: barriers, disks, where each record is; can be rebuilt (index.rs)
@@ -38,6 +39,7 @@ mod fold;
 mod format;
 mod index;
 mod manifest;
+mod mark;
 mod open;
 mod points;
 mod seal;

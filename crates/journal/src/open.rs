@@ -7,6 +7,7 @@ use crate::error::{Damage, JournalError};
 use crate::format::SEGMENT_HEADER;
 use crate::index::{self, Head, Summary};
 use crate::manifest::{self, Listed, Manifest, NAMES, SaveError};
+use crate::mark::{Mark, MarkFile};
 use crate::seal::{JournalKey, MacKey};
 use crate::segment::{FileCache, ScanOptions, Segment, scan};
 use crate::state::{ManifestStore, SegmentState, Shared, State};
@@ -96,8 +97,7 @@ impl Journal {
             files: Arc::new(FileCache::default()),
             segment_bytes: config.segment_bytes,
             segment_records: config.segment_records,
-            window: config.window,
-            window_bytes: config.window_bytes,
+            window: Mutex::new((config.window, config.window_bytes)),
             state: RwLock::default(),
             trimming: Mutex::new(()),
             opened: (Duration::ZERO, clock.monotonic()),
@@ -123,6 +123,7 @@ impl Journal {
             disks,
             since_barrier,
             poison: None,
+            mark: MarkFile::default(),
         };
         Ok((journal, report))
     }
@@ -192,14 +193,20 @@ fn load_segments(
 ) -> Result<(State, u64, u32), JournalError> {
     let mut state = State { horizon: manifest.horizon, epoch: manifest.epoch, ..State::default() };
     let (mut since, mut window_clock) = (0, 0);
+    let mark = Mark::load(&*shared.storage, &shared.mac);
     for (n, listed) in manifest.segments.iter().enumerate() {
         let next = manifest.segments.get(n + 1);
         let segment = shared.segment(listed.id, listed.first, listed.base);
-        let found = load_one(shared, &segment, listed, next.is_none(), report)
+        let mark = mark.as_ref().filter(|m| m.segment == listed.id && listed.len == 0);
+        let found = load_one(shared, &segment, listed, (next.is_none(), mark), report)
             .map_err(JournalError::io(format!("cannot read {}", segment.name())))?;
         let mut damage = found.damage;
         let mut summary = found.head.summary;
-        let lost_to = if listed.len == 0 { summary.last } else { listed.last };
+        let lost_to = match (listed.len, mark) {
+            (0, None) => summary.last,
+            (0, Some(mark)) => summary.last.max(mark.last),
+            _ => listed.last,
+        };
         for d in &mut damage {
             d.last = d.last.min(lost_to.max(d.first));
         }
@@ -230,7 +237,7 @@ fn load_one(
     shared: &Shared,
     segment: &Arc<Segment>,
     listed: &Listed,
-    is_last: bool,
+    (is_last, mark): (bool, Option<&Mark>),
     report: &mut OpenReport,
 ) -> io::Result<Found> {
     let nothing = |why: &str| {
@@ -265,9 +272,10 @@ fn load_one(
         0 if !is_last => len,
         known => known,
     };
-    let scanned = scan(segment, &ScanOptions { len: expected, verify: false })?;
+    let durable = mark.map_or(0, |m| m.length);
+    let scanned = scan(segment, &ScanOptions { len: expected, durable, verify: false })?;
     let end = scanned.head.summary.len.max(SEGMENT_HEADER as u64);
-    if listed.len == 0 && end < len {
+    if listed.len == 0 && end < len && scanned.damage.is_empty() {
         file.set_len(end)?;
         file.sync()?;
     }

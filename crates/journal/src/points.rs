@@ -1,8 +1,9 @@
 //! Finding recovery points.
 
-use crate::check::CheckReport;
+use crate::check::{CheckReport, Finding};
 use crate::device::PointDevice;
 use crate::error::{JournalError, PointError};
+use crate::format::Kind;
 use crate::index::Barrier;
 use crate::state::{DiskInfo, Shared};
 use lifeboat_base::{DiskId, Epoch, PointId, PointSpec, Seq, WallTime};
@@ -51,7 +52,7 @@ pub struct Usage {
     pub points: usize,
     pub oldest: Option<PointInfo>,
     pub newest: Option<PointInfo>,
-    /// Damage known so far.
+    /// Places known to be damaged, whether or not a point still needs them.
     pub damaged: usize,
 }
 
@@ -144,13 +145,62 @@ impl JournalReader {
         PointDevice::open(self.shared.clone(), disk, id.seq)
     }
 
-    /// The content of a disk up to the last committed record, whether or not a barrier follows it.
+    /// The content of a disk up to the last committed record, whether or not a barrier follows it. What damage took
+    /// and nothing has replaced since reads as `Corrupt`.
     ///
     /// # Errors
-    /// `UnknownDisk`, `Damaged`.
+    /// `UnknownDisk`, and what the system reports.
     pub fn open_live(&self, disk: DiskId) -> Result<PointDevice, PointError> {
         let durable = self.shared.state.read().durable;
-        PointDevice::open(self.shared.clone(), disk, durable)
+        PointDevice::open_known(self.shared.clone(), disk, durable)
+    }
+
+    /// A disk as it was after record `seq`, whether or not that is a barrier.
+    ///
+    /// # Errors
+    /// `BeforeWindow`, `UnknownDisk`, `Damaged`.
+    pub fn open_at(&self, disk: DiskId, seq: Seq) -> Result<PointDevice, PointError> {
+        PointDevice::open(self.shared.clone(), disk, seq)
+    }
+
+    /// What was written up to record `upto` of this journal and after what `below` includes, over `below`.
+    ///
+    /// # Errors
+    /// `UnknownDisk`; `Damaged`; `BeforeWindow` when `below` ends before the window, since what lies between may have
+    /// been folded: open it anew.
+    pub fn open_over(&self, below: Arc<PointDevice>, upto: Seq) -> Result<PointDevice, PointError> {
+        PointDevice::open_over(self.shared.clone(), below, upto)
+    }
+
+    /// Whether the content after record `seq` can still be told.
+    pub fn reaches(&self, seq: Seq) -> bool {
+        let state = self.shared.state.read();
+        seq >= state.horizon && seq <= state.durable
+    }
+
+    /// The first point after record `seq`.
+    pub fn point_after(&self, seq: Seq) -> Option<PointInfo> {
+        let state = self.shared.state.read();
+        let at = state.barriers.partition_point(|b| b.seq <= seq);
+        state.barriers.get(at).map(info)
+    }
+
+    /// The disks after record `seq`.
+    pub fn disks_after(&self, seq: Seq) -> Vec<DiskInfo> {
+        self.shared.state.read().disks_at(seq)
+    }
+
+    /// Writes kept here and their bytes of content, zeros not counted. Reads every index.
+    ///
+    /// # Errors
+    /// `Damaged`, and what the system reports.
+    pub fn content(&self) -> Result<(u64, u64), PointError> {
+        let (mut writes, mut bytes) = (0, 0);
+        self.shared.history(None, Seq::ZERO, Seq(u64::MAX), |_, e| {
+            writes += u64::from(e.kind != Kind::Disk);
+            bytes += if e.kind == Kind::Data { e.len } else { 0 };
+        })?;
+        Ok((writes, bytes))
     }
 
     /// The disks of a point.
@@ -186,7 +236,7 @@ impl JournalReader {
             points: state.barriers.len(),
             oldest: state.barriers.first().map(info),
             newest: state.barriers.last().map(info),
-            damaged: state.damage.len(),
+            damaged: state.damage.len() + state.found.len(),
         }
     }
 
@@ -196,6 +246,14 @@ impl JournalReader {
     /// What the system reports; damage is in the report.
     pub fn check(&self, full: bool) -> Result<CheckReport, JournalError> {
         crate::check::check(&self.shared, full)
+    }
+
+    /// Damage known by now that a point still needs, each with these points. Cheap while there is none.
+    ///
+    /// # Errors
+    /// What the system reports.
+    pub fn damage(&self) -> Result<Vec<Finding>, JournalError> {
+        crate::check::known(&self.shared)
     }
 }
 

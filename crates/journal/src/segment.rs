@@ -181,6 +181,8 @@ pub(crate) fn note(head: &mut Head, entries: &mut Vec<Entry>, h: &Header, pos: u
 pub(crate) struct ScanOptions {
     /// Bytes the segment must have; 0: not known, a torn tail is possible.
     pub len: u64,
+    /// Bytes known to have been on stable storage, where `len` is not known: nothing before is a torn tail.
+    pub durable: u64,
     /// Unseal and decode everything too.
     pub verify: bool,
 }
@@ -236,7 +238,7 @@ pub(crate) fn scan(segment: &Segment, options: &ScanOptions) -> io::Result<Scan>
             continue;
         }
         // What was never acknowledged may be torn; what a later record calls durable was whole once.
-        let may_be_torn = options.len == 0;
+        let may_be_torn = options.len == 0 && pos >= options.durable;
         let torn =
             may_be_torn && window.find(pos + 1, |h| h.seq >= prev && u64::from(h.durable) > pos)?.is_none();
         if torn {
@@ -252,7 +254,7 @@ pub(crate) fn scan(segment: &Segment, options: &ScanOptions) -> io::Result<Scan>
         prev = resumes;
         pos = at;
     }
-    if options.len > pos {
+    if options.len.max(options.durable) > pos {
         out.damage.push(damage(pos, prev.next(), Seq(u64::MAX)));
     }
     Ok(out)

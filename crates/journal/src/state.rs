@@ -41,6 +41,8 @@ pub(crate) struct State {
     pub barriers: Vec<Barrier>,
     pub disks: Vec<DiskChange>,
     pub damage: Vec<Damage>,
+    /// What checks found besides, where an index still says what was lost.
+    pub found: Vec<Damage>,
     pub horizon: Seq,
     pub durable: Seq,
     pub epoch: Epoch,
@@ -82,8 +84,8 @@ pub(crate) struct Shared {
     pub files: Arc<FileCache>,
     pub segment_bytes: u64,
     pub segment_records: u32,
-    pub window: Duration,
-    pub window_bytes: u64,
+    /// How far back points are kept, in time and in bytes.
+    pub window: Mutex<(Duration, u64)>,
     pub manifest: Mutex<ManifestStore>,
     pub state: RwLock<State>,
     /// Held by the one trim that may run.
@@ -164,7 +166,7 @@ impl Shared {
             Err(e) => return Err(failed(e)),
         };
         if !loaded {
-            let options = ScanOptions { len: of.summary.len, verify: false };
+            let options = ScanOptions { len: of.summary.len, durable: 0, verify: false };
             let scanned = scan(segment, &options).map_err(failed)?;
             self.refuse_new_damage(scanned.damage, upto)?;
             scanned.entries.into_iter().for_each(take);
@@ -207,17 +209,20 @@ impl Shared {
         }
     }
 
-    /// The entries of `disk` up to `upto`, oldest first, each with the number of its segment in the list returned.
+    /// The entries of `disk` after `from` and up to `upto`, oldest first, each with the number of its segment in the
+    /// list returned.
     pub(crate) fn history(
         &self,
         disk: Option<DiskId>,
+        from: Seq,
         upto: Seq,
         mut f: impl FnMut(u32, Entry),
     ) -> Result<Vec<SegmentState>, PointError> {
         let (segments, open) = {
             let state = self.state.read();
-            // Looked at together with the segments: a trim moves the horizon before it takes records away.
-            if upto < state.horizon
+            // Looked at together with the segments: a trim moves the horizon before it takes records away. What
+            // begins in the middle needs every record after that, also those a fold may drop.
+            if (upto < state.horizon || (from > Seq::ZERO && from < state.horizon))
                 && let Some(oldest) = state.barriers.first()
             {
                 return Err(PointError::BeforeWindow { oldest: oldest.id() });
@@ -235,8 +240,9 @@ impl Shared {
             (segments, open)
         };
         let finished = segments.len() - usize::from(open.is_some());
-        let wanted = |e: &Entry| disk.is_none_or(|d| d == e.disk);
-        for (n, s) in segments[..finished].iter().enumerate() {
+        let wanted = |e: &Entry| e.seq > from && disk.is_none_or(|d| d == e.disk);
+        let later = |s: &&SegmentState| from == Seq::ZERO || s.summary.last > from;
+        for (n, s) in segments[..finished].iter().enumerate().filter(|(_, s)| later(s)) {
             self.each_entry(s, upto, |e| {
                 if wanted(&e) {
                     f(n as u32, e);

@@ -9,8 +9,9 @@
 
 use crate::error::{JournalError, no_space};
 use crate::format::{Header, Kind, RECORD_HEADER, SEGMENT_HEADER, SegmentHeader, record_crc, set_crc};
-use crate::index::{Entry, Head, Summary};
+use crate::index::{DiskChange, Entry, Head, Summary};
 use crate::manifest::Listed;
+use crate::mark::{Mark, MarkFile};
 use crate::points::JournalReader;
 use crate::seal::TAG;
 use crate::segment::{Segment, note};
@@ -92,6 +93,7 @@ pub struct Journal {
     /// Bytes of data since the last barrier.
     pub(crate) since_barrier: u64,
     pub(crate) poison: Option<String>,
+    pub(crate) mark: MarkFile,
 }
 
 impl Journal {
@@ -127,6 +129,33 @@ impl Journal {
     /// A handle for trimming while this one writes.
     pub fn keeper(&self) -> crate::JournalKeeper {
         crate::JournalKeeper::new(self.shared.clone())
+    }
+
+    /// For a journal that holds only what follows record `after` of another: numbers go on from there, on the disks
+    /// as they were. To be said after each opening, always the same.
+    ///
+    /// # Errors
+    /// `Invalid` when the journal begins elsewhere.
+    pub fn begin_after(&mut self, after: Seq, disks: &[DiskInfo]) -> Result<(), JournalError> {
+        let mut state = self.shared.state.write();
+        let elsewhere = match state.segments.first() {
+            Some(first) => first.segment.first != after.next(),
+            None => self.last != Seq::ZERO && self.last != after,
+        };
+        if elsewhere {
+            return Err(JournalError::Invalid {
+                seq: after.next(),
+                why: "the journal does not begin with it",
+            });
+        }
+        self.last = self.last.max(after);
+        state.durable = state.durable.max(after);
+        if state.disks.first().is_none_or(|d| d.seq > after) {
+            let known = disks.iter().map(|d| DiskChange { seq: after, size: d.size, disk: d.disk });
+            state.disks.splice(0..0, known);
+        }
+        self.disks = state.disks_at(self.last);
+        Ok(())
     }
 
     /// Takes records of the current epoch that follow the last one. Records already taken are skipped, so that a
@@ -292,7 +321,9 @@ impl Journal {
                 return Err(self.poisoned(JournalError::Io { what, source }));
             }
             current.durable = current.written;
+            let mark = Mark { segment: current.segment.id, length: current.durable, last: self.last };
             self.publish();
+            self.mark.put(&*self.shared.storage, &self.shared.mac, &mark);
         }
         let state = self.shared.state.read();
         Ok(Durable { seq: state.durable, barrier: state.barriers.last().map(|b| b.id()) })

@@ -37,6 +37,8 @@ fn a_torn_tail_of_every_length_is_cut_to_the_last_whole_record() {
     for cut in SEGMENT_HEADER..=whole.len() {
         for (garbage, zeros) in [(0, 0), (0, 300), (1, 0), (200, 5000)] {
             let after = rig.on(rig.storage.after_kill());
+            // A tail is torn by a power cut, which takes the mark too: with it, this would be damage.
+            lifeboat_block::storage::Storage::remove(&after.storage, "mark").unwrap();
             after.storage.tamper(&name, |b| {
                 b.truncate(cut);
                 b.extend((0..garbage).map(|i| i as u8 | 1));

@@ -295,3 +295,46 @@ fn a_big_batch_is_spilled_and_still_one_commit() {
     assert_eq!(device.size(), 64 << 20);
     source.verify(&journal.reader());
 }
+
+#[test]
+fn a_journal_may_begin_after_another_ones_record_and_is_read_over_it() {
+    let (line, branch) = (Rig::new(), Rig::new());
+    let mut trunk = line.open();
+    let mut source = Source::new(21);
+    source.disk(0, DISK).write(0, 0, &[1; 2000]).write(0, 5000, &[2; 2000]).barrier().send(&mut trunk);
+    let base = trunk.last_seq();
+    let disks = trunk.disks();
+    let mut fork = branch.open();
+    fork.begin_after(base, &disks).unwrap();
+    assert_eq!((fork.last_seq(), fork.durable_seq(), fork.disks()), (base, base, disks.clone()));
+    let mut other = Source::new(22);
+    (other.seq, other.now) = (base, source.now.clone());
+    other.zero(0, 100, 50).write(0, 5500, &[9; 10]).barrier().send(&mut fork);
+    // The line goes its own way under the same numbers.
+    source.write(0, 0, &[66; 4096]).barrier().send(&mut trunk);
+
+    let image = |fork: &Journal, upto| {
+        let below = Arc::new(trunk.reader().open_at(DiskId(0), base).unwrap());
+        let device = fork.reader().open_over(below, upto).unwrap();
+        assert!(device.has_data(0, 100) && !device.has_data(100, 50));
+        let kinds: Vec<_> = device
+            .status(0, 2100)
+            .unwrap()
+            .iter()
+            .map(|e| (e.len, e.kind == lifeboat_block::ExtentKind::Data))
+            .collect();
+        assert_eq!(kinds, [(100, true), (50, false), (1850, true), (100, false)]);
+        crate::testing::read_all(&device).unwrap()
+    };
+    assert!(image(&fork, other.seq) == other.now[&DiskId(0)]);
+    drop(fork);
+    let mut fork = branch.open();
+    assert_eq!(fork.last_seq(), other.seq);
+    fork.begin_after(base, &disks).unwrap();
+    assert_eq!((fork.last_seq(), fork.disks()), (other.seq, disks.clone()));
+    assert!(matches!(fork.begin_after(base.next(), &disks), Err(JournalError::Invalid { .. })));
+    other.write(0, 1, b"more").barrier().send(&mut fork);
+    assert!(image(&fork, other.seq) == other.now[&DiskId(0)]);
+    assert_eq!(fork.reader().content().unwrap(), (3, 14));
+    source.verify(&trunk.reader());
+}
