@@ -378,8 +378,13 @@ async fn stream_session(
     }
     let listed = Listed { sessions: &site.sessions, session, key: Key::Stream(server) };
     let judgement = || peer.admitted(site).and_then(|()| may_stream(site, agent, &s).map(drop));
-    let opening =
-        Opening { session, instance: hello.instance, epoch: Epoch(s.epoch), disks: s.disks.clone() };
+    let opening = Opening {
+        session,
+        instance: hello.instance,
+        lineage: s.lineage.clone(),
+        epoch: Epoch(s.epoch),
+        disks: s.disks.clone(),
+    };
     let result = admitted_stream(&cell, stream, opening, (end, ended), judgement).await;
     drop(listed);
     let _ = cell.jobs.send(Job::Close { session }).await;
@@ -390,6 +395,7 @@ async fn stream_session(
 struct Opening {
     session: u64,
     instance: u64,
+    lineage: Vec<u64>,
     epoch: Epoch,
     disks: Vec<lifeboat_replicate::message::Disk>,
 }
@@ -401,12 +407,12 @@ async fn admitted_stream(
     (end, mut ended): (watch::Sender<Option<No>>, watch::Receiver<Option<No>>),
     judgement: impl Fn() -> Result<(), No>,
 ) -> Result<(), ShellError> {
-    let Opening { session, instance, epoch, disks } = opening;
+    let Opening { session, instance, lineage, epoch, disks } = opening;
     let (acks, mut acked) = watch::channel(Ack::default());
     let (answers, mut answer_queue) = mpsc::channel::<Answer>(OUTGOING);
     let out = SessionOut { acks, answers, end };
     let (reply, opened) = oneshot::channel();
-    let job = Job::Open { session, instance, epoch, disks, out, reply };
+    let job = Job::Open { session, instance, lineage, epoch, disks, out, reply };
     let opened = match cell.jobs.send(job).await {
         Ok(()) => opened.await.ok(),
         Err(_) => None,

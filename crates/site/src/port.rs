@@ -56,7 +56,7 @@ async fn blocking<T: Send + 'static>(
 }
 
 impl Site {
-    fn held(&self, server: ServerId) -> Result<Arc<ServerCell>, PortError> {
+    pub(crate) fn cell_of(&self, server: ServerId) -> Result<Arc<ServerCell>, PortError> {
         self.cell(server).ok_or_else(|| PortError::new(ErrorCode::NotFound, "this site holds no such server"))
     }
 
@@ -337,6 +337,16 @@ impl SitePort for SiteHandle {
         .await
     }
 
+    fn held(&self) -> Vec<ServerSpec> {
+        let mut specs: Vec<ServerSpec> = self.specs.read().values().cloned().collect();
+        for spec in &mut specs {
+            if let Some(cell) = self.cell(spec.id) {
+                spec.epoch = spec.epoch.max(cell.reader.epoch());
+            }
+        }
+        specs
+    }
+
     fn runtime(&self, server: ServerId) -> Option<ServerRuntime> {
         let cell = self.cell(server)?;
         let m = cell.measured.lock().clone();
@@ -371,7 +381,7 @@ impl SitePort for SiteHandle {
         to: Option<&str>,
         limit: usize,
     ) -> Result<Vec<PointInfo>, PortError> {
-        let cell = self.held(server)?;
+        let cell = self.cell_of(server)?;
         let from = from.map(|t| self.moment(&cell, t)).transpose()?;
         let to = to.map(|t| self.moment(&cell, t)).transpose()?;
         let points = cell.reader.points(&PointQuery { from, to, limit, sampled: true });
@@ -379,7 +389,7 @@ impl SitePort for SiteHandle {
     }
 
     async fn resolve_point(&self, server: ServerId, point: &str) -> Result<PointInfo, PortError> {
-        let cell = self.held(server)?;
+        let cell = self.cell_of(server)?;
         let spec = self.spec_of(point)?;
         cell.reader.resolve(&spec).map(|p| point_info(&p)).map_err(|e| errors::point(&e))
     }
@@ -600,7 +610,7 @@ impl Site {
         mount: Mount,
         keep: bool,
     ) -> Result<Mount, PortError> {
-        let cell = self.held(server)?;
+        let cell = self.cell_of(server)?;
         let site = Arc::clone(self);
         blocking(move || {
             let names: Vec<String> = cell.spec.read().disks.iter().map(|d| d.name.clone()).collect();

@@ -56,6 +56,8 @@ pub enum Job {
         session: u64,
         /// The agent process's number.
         instance: u64,
+        /// Earlier processes whose unacknowledged writes its tracking covers.
+        lineage: Vec<u64>,
         epoch: Epoch,
         disks: Vec<Disk>,
         out: SessionOut,

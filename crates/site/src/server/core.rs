@@ -7,7 +7,7 @@
 
 use super::{Job, No, OpenServer, ServerCell, SessionOut};
 use crate::lag::Coverage;
-use lifeboat_base::limits::BLOCK;
+use lifeboat_base::limits::{BLOCK, MAX_LINEAGE};
 use lifeboat_base::{Clock, DiskId, Epoch, Seq, WallTime};
 use lifeboat_block::storage::{Storage, read_whole, write_all};
 use lifeboat_block::{BlockDevice, Body, Record};
@@ -141,8 +141,8 @@ impl ServerCore {
     /// once the journal is [closed](Self::close).
     pub fn handle(&mut self, job: Job) -> Option<oneshot::Sender<()>> {
         match job {
-            Job::Open { session, instance, epoch, disks, out, reply } => {
-                let answer = self.begin(instance, epoch, &disks);
+            Job::Open { session, instance, lineage, epoch, disks, out, reply } => {
+                let answer = self.begin(instance, &lineage, epoch, &disks);
                 if answer.is_ok() {
                     self.end_session(No::new(RefuseCode::Busy, "a newer session took over"));
                     self.session = Some(Current { id: session, out });
@@ -217,7 +217,13 @@ impl ServerCore {
         Ok(())
     }
 
-    fn begin(&mut self, instance: u64, epoch: Epoch, disks: &[Disk]) -> Result<(Welcome, Receiver), No> {
+    fn begin(
+        &mut self,
+        instance: u64,
+        lineage: &[u64],
+        epoch: Epoch,
+        disks: &[Disk],
+    ) -> Result<(Welcome, Receiver), No> {
         self.settle()?;
         if epoch != self.journal.epoch() {
             let m = format!("the stream is of epoch {epoch}; the site is at epoch {}", self.journal.epoch());
@@ -230,6 +236,7 @@ impl ServerCore {
         // A stream begins with its disks; whatever followed them may be content.
         let has_content = durable.0 > known.len() as u64;
         let same_writer = self.writer.is(instance);
+        let follows = lineage.iter().take(MAX_LINEAGE).any(|earlier| self.writer.is(*earlier));
         if !same_writer && let Err(e) = self.writer.set(instance) {
             tracing::error!(server = self.cell.spec.read().name, "the writer's name cannot be stored: {e}");
             return Err(No::new(
@@ -238,7 +245,7 @@ impl ServerCore {
             ));
         }
         let version = lifeboat_replicate::message::VERSION;
-        let (follows, branch) = (false, false);
+        let branch = false;
         Ok((Welcome { version, durable: durable.0, has_content, same_writer, follows, branch }, receiver))
     }
 

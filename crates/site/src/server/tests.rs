@@ -88,6 +88,7 @@ impl World {
         self.send(Job::Open {
             session: self.sessions,
             instance,
+            lineage: Vec::new(),
             epoch: Epoch(epoch),
             disks: vec![Disk { index: 0, name: "disk".into(), size: SIZE }],
             out: SessionOut { acks: acks_in, answers: answers_in, end: end_in },
@@ -161,7 +162,7 @@ fn data(offset: u64, byte: u8, len: usize) -> Body {
 }
 
 fn offer(offset: u64, hashes: &[[u8; 32]]) -> Offer {
-    Offer { id: 1, disk: DISK, offset, hashes: hashes.to_vec() }
+    Offer { id: 1, disk: DISK, offset, exact: false, hashes: hashes.to_vec() }
 }
 
 #[test]
