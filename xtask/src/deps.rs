@@ -22,7 +22,7 @@ const ARROWS: &[(&str, &[&str])] = &[
 ];
 
 /// May import anything; nothing outside this list may import them.
-const DEV: &[&str] = &["sim", "bench", "e2e", "xtask"];
+const DEV: &[&str] = &["sim", "bench", "e2e", "fuzz", "xtask"];
 
 type Imports = BTreeMap<String, BTreeSet<String>>;
 

@@ -14,7 +14,7 @@ const FUNCTION_LOOK: usize = 70;
 pub fn run() -> Result<()> {
     let root = crate::root()?;
     let mut files = Vec::new();
-    for dir in ["crates", "xtask", "tests"] {
+    for dir in ["crates", "xtask", "tests", "fuzz"] {
         rust_files(&root.join(dir), &mut files)?;
     }
     files.sort();

@@ -1,0 +1,8 @@
+//! The targets, by what they feed.
+
+pub mod journal;
+pub mod nbd;
+pub mod qmp;
+pub mod stored;
+pub mod text;
+pub mod wire;
