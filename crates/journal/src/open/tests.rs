@@ -243,3 +243,28 @@ fn unfinished_files_are_removed() {
     assert!(rig.storage.bytes("notes.txt").is_some(), "not ours");
     source.verify(&journal.reader());
 }
+
+/// Failure 6 and 7, by somebody who has no key but can make a checksum right again.
+#[test]
+fn i3_a_forged_header_is_never_believed() {
+    let (rig, source) = crashed(4, 1 << 20);
+    let name = rig.names(".seg").remove(0);
+    // The second write of the second round: its place on the disk is changed.
+    rig.storage.tamper(&name, |b| {
+        use crate::format::{Header, RECORD_HEADER, record_crc, set_crc};
+        let mut at = SEGMENT_HEADER;
+        for _ in 0..6 {
+            at += Header::decode(&b[at..]).unwrap().stored();
+        }
+        let end = at + Header::decode(&b[at..]).unwrap().stored();
+        b[at + 24] ^= 1;
+        let mut head: [u8; RECORD_HEADER] = b[at..at + RECORD_HEADER].try_into().unwrap();
+        set_crc(&mut head, 0);
+        let crc = record_crc(&head, &b[at + RECORD_HEADER..end]);
+        set_crc(&mut b[at..], crc);
+        assert!(crate::format::parse(&b[at..]).is_some(), "the checksum is right");
+    });
+    let (journal, report) = rig.try_open().unwrap();
+    assert_eq!(report.damage.len(), 1, "{report:?}");
+    assert!(source.never_wrong(&journal.reader()) > 0);
+}
