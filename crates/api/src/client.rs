@@ -166,6 +166,96 @@ impl Client {
         self.delete(&format!("/v1/servers/{}?confirm_points={confirm_points}", escape(name))).await
     }
 
+    /// Changes settings of a server; what is not given stays.
+    pub async fn change_server(&self, name: &str, change: &ServerChange) -> Result<Server, ClientError> {
+        let body = encoded(change)?;
+        self.request(Method::PATCH, &format!("/v1/servers/{}", escape(name)), Some(body)).await
+    }
+
+    /// Says that a person has looked at a server whose store was older than its data.
+    pub async fn accept(&self, name: &str) -> Result<Server, ClientError> {
+        self.post(&format!("/v1/servers/{}/accept", escape(name)), &()).await
+    }
+
+    /// Starts comparing source and copy. How it goes is in the server's runtime.
+    pub async fn verify(&self, name: &str, request: &VerifyRequest) -> Result<Server, ClientError> {
+        self.post(&format!("/v1/servers/{}/verify", escape(name)), request).await
+    }
+
+    /// The measured RPO by the minute, newest first.
+    pub async fn rpo(&self, name: &str, minutes: Option<u32>) -> Result<Vec<RpoMinute>, ClientError> {
+        let mut q = Query::default();
+        q.add("minutes", minutes);
+        self.get(&q.on(&format!("/v1/servers/{}/rpo", escape(name)))).await
+    }
+
+    /// Looks at what is stored of a server; with `full` at every record, which takes its time.
+    pub async fn check(&self, name: &str, full: bool) -> Result<CheckReport, ClientError> {
+        let patient = self.clone().with_timeout(limits::API_CHECK + limits::HANDSHAKE);
+        patient.get(&format!("/v1/servers/{}/check?full={full}", escape(name))).await
+    }
+
+    /// Divergent branches of one server, or of all.
+    pub async fn branches(&self, name: Option<&str>) -> Result<Vec<Branch>, ClientError> {
+        match name {
+            Some(name) => self.get(&format!("/v1/servers/{}/branches", escape(name))).await,
+            None => self.get("/v1/branches").await,
+        }
+    }
+
+    /// Deletes what a stale writer left, for good.
+    pub async fn delete_branch(&self, name: &str, branch: &str) -> Result<(), ClientError> {
+        self.delete(&format!("/v1/servers/{}/branches/{}", escape(name), escape(branch))).await
+    }
+
+    // ---- groups
+
+    pub async fn groups(&self) -> Result<Vec<Group>, ClientError> {
+        self.get("/v1/groups").await
+    }
+
+    pub async fn group(&self, name: &str) -> Result<Group, ClientError> {
+        self.get(&format!("/v1/groups/{}", escape(name))).await
+    }
+
+    pub async fn create_group(&self, request: &GroupRequest) -> Result<Group, ClientError> {
+        self.post("/v1/groups", request).await
+    }
+
+    /// Forgets a group and its points; the points of its servers stay.
+    pub async fn delete_group(&self, name: &str) -> Result<(), ClientError> {
+        self.delete(&format!("/v1/groups/{}", escape(name))).await
+    }
+
+    pub async fn group_points(&self, name: &str, limit: Option<u32>) -> Result<Vec<GroupPoint>, ClientError> {
+        let mut q = Query::default();
+        q.add("limit", limit);
+        self.get(&q.on(&format!("/v1/groups/{}/points", escape(name)))).await
+    }
+
+    /// Cuts a point of the group now.
+    pub async fn cut_group_point(&self, name: &str) -> Result<GroupPoint, ClientError> {
+        self.post(&format!("/v1/groups/{}/points", escape(name)), &()).await
+    }
+
+    /// Starts a drill of each member from one point of the group.
+    pub async fn group_drill(
+        &self,
+        name: &str,
+        request: &GroupDrillRequest,
+    ) -> Result<Vec<Operation>, ClientError> {
+        self.post(&format!("/v1/groups/{}/drills", escape(name)), request).await
+    }
+
+    /// Starts a failover of each member to one point of the group.
+    pub async fn group_failover(
+        &self,
+        name: &str,
+        request: &GroupFailoverRequest,
+    ) -> Result<Vec<Operation>, ClientError> {
+        self.post(&format!("/v1/groups/{}/failover", escape(name)), request).await
+    }
+
     // ---- points and mounts
 
     pub async fn points(&self, name: &str, query: &PointsQuery) -> Result<Vec<PointInfo>, ClientError> {
@@ -291,8 +381,7 @@ impl Client {
     }
 
     async fn post<T: DeserializeOwned>(&self, path: &str, body: &impl Serialize) -> Result<T, ClientError> {
-        let body = serde_json::to_vec(body).map_err(|e| ClientError::Settings(e.to_string()))?;
-        self.request(Method::POST, path, Some(body)).await
+        self.request(Method::POST, path, Some(encoded(body)?)).await
     }
 
     async fn delete(&self, path: &str) -> Result<(), ClientError> {
@@ -414,6 +503,10 @@ impl Client {
     fn protocol(&self, why: String) -> ClientError {
         ClientError::Protocol { url: self.url(), why }
     }
+}
+
+fn encoded(body: &impl Serialize) -> Result<Vec<u8>, ClientError> {
+    serde_json::to_vec(body).map_err(|e| ClientError::Settings(e.to_string()))
 }
 
 async fn within<T>(

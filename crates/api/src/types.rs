@@ -4,6 +4,7 @@
 use crate::lifecycle::ServerState;
 use lifeboat_base::{AgentId, OperationId, PointId, RunId, ServerId, WallTime};
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 use utoipa::ToSchema;
 
 /// Every error the API returns.
@@ -188,6 +189,10 @@ pub struct Server {
     pub watch: WatchSpec,
     pub state: ServerState,
     pub epoch: u32,
+    /// What the data side knew better than the store, which may be an old backup: no failover and no replication
+    /// until a person has looked and said `POST /v1/servers/{name}/accept`.
+    #[serde(default)]
+    pub stale: Option<String>,
     #[schema(value_type = String)]
     pub created: WallTime,
     pub disks: Vec<DiskInfo>,
@@ -333,6 +338,34 @@ pub struct ServerChange {
     pub watch: Option<WatchSpec>,
 }
 
+/// `POST /v1/servers/{name}/verify`: compare source and copy now.
+#[derive(Debug, Clone, Default, Serialize, Deserialize, ToSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct VerifyRequest {
+    /// Bytes of the source read per second at most, 0 for no limit; the server's own rate where it is not given.
+    pub rate: Option<u64>,
+}
+
+/// `GET /v1/servers/{name}/rpo?minutes=`, newest first.
+#[derive(Debug, Clone, Default, Serialize, Deserialize, ToSchema, utoipa::IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub struct RpoQuery {
+    /// Most minutes. Default 60, at most 1440.
+    #[serde(default)]
+    pub minutes: Option<u32>,
+}
+
+/// `GET /v1/servers/{name}/check?full=`
+#[derive(Debug, Clone, Default, Serialize, Deserialize, ToSchema, utoipa::IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub struct CheckQuery {
+    /// Read every record, not only what says where they are. Takes as long as reading the journal takes.
+    #[serde(default)]
+    pub full: bool,
+}
+
 /// What a writer sent whose epoch was over: kept beside the line, never merged.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Branch {
@@ -433,6 +466,51 @@ pub struct GroupMember {
     pub server: String,
     #[schema(value_type = String)]
     pub point: PointId,
+}
+
+/// `GET /v1/groups/{name}/points?limit=`, newest first.
+#[derive(Debug, Clone, Default, Serialize, Deserialize, ToSchema, utoipa::IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub struct GroupPointsQuery {
+    /// Most rows. Default 20, at most 10,000.
+    #[serde(default)]
+    pub limit: Option<u32>,
+}
+
+/// `POST /v1/groups/{name}/drills`: one drill of each member, all from one point of the group. Each is built by its
+/// own launch settings.
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct GroupDrillRequest {
+    /// `g42`, `latest`, an age or a time.
+    #[serde(default = "latest")]
+    pub point: String,
+    /// Checks by the member's name.
+    #[serde(default)]
+    pub checks: BTreeMap<String, Vec<String>>,
+    #[serde(default = "check_seconds")]
+    pub check_seconds: u64,
+    /// Clean up by itself after this many seconds; 0 means at once when the checks are over.
+    #[serde(default = "keep_seconds")]
+    pub keep_seconds: u64,
+}
+
+/// `POST /v1/groups/{name}/failover`: one failover of each member, all to one point of the group.
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct GroupFailoverRequest {
+    /// `g42`, `latest`, an age or a time.
+    #[serde(default = "latest")]
+    pub point: String,
+    /// Checks by the member's name.
+    #[serde(default)]
+    pub checks: BTreeMap<String, Vec<String>>,
+    #[serde(default = "check_seconds")]
+    pub check_seconds: u64,
+    /// Required where runs of an earlier failover would be thrown away with all they wrote.
+    #[serde(default)]
+    pub discard_current: bool,
 }
 
 /// Whether replication keeps its promise.

@@ -111,6 +111,9 @@ pub const SESSION_SILENCE: Duration = Duration::from_secs(10);
 /// How long one API request may take at the site.
 pub const API_REQUEST: Duration = Duration::from_secs(90);
 
+/// How long a check of a journal may take at the site.
+pub const API_CHECK: Duration = Duration::from_secs(4 * 3600);
+
 /// How long an API client waits for an answer; longer than the site's own limit, so that the site's error is seen.
 pub const API_ANSWER: Duration = Duration::from_secs(100);
 

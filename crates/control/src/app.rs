@@ -8,15 +8,21 @@
 mod agents;
 mod alarms;
 mod audit;
+mod deadlines;
 mod engine;
 mod failover;
+mod group_runs;
+mod groups;
 mod mounts;
 mod operations;
 mod reconcile;
 mod runs;
 mod servers;
+mod settings;
+mod stale;
 mod steps;
 mod tokens;
+mod watch;
 mod work;
 
 pub use tokens::Admission;
@@ -25,15 +31,17 @@ use crate::gate::Gate;
 use crate::limit::RefusalLimit;
 use crate::store::{Note, ServerChange, ServerRow, Store};
 use crate::validate;
+use deadlines::Deadlines;
 use lifeboat_api::lifecycle::{ServerEvent, ServerState};
 use lifeboat_api::port::{ServerSpec, SitePort};
 use lifeboat_api::types::{ApiError, ErrorCode};
-use lifeboat_base::{Clock, Entropy, Epoch, OperationId, RunId, ServerId, WallTime};
+use lifeboat_base::{AgentId, Clock, Entropy, Epoch, OperationId, RunId, ServerId, WallTime};
 use parking_lot::Mutex;
 use std::collections::{HashMap, HashSet};
 use std::future::Future;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 use tokio::sync::Notify;
 use tokio::task::JoinSet;
@@ -87,6 +95,20 @@ pub struct App {
     asserted: Mutex<HashMap<ServerId, ServerSpec>>,
     /// Failover runs whose hydration this process has started.
     hydrating: Mutex<HashSet<RunId>>,
+    /// When drills, and what could not be cleaned up, are over.
+    expiries: Deadlines<RunId>,
+    /// When tokens end, by their ids.
+    token_ends: Deadlines<String>,
+    /// Servers in which a group's barrier is being cut.
+    cutting: Mutex<HashSet<ServerId>>,
+    /// When groups get their next barrier, by the monotonic clock.
+    group_due: Mutex<HashMap<String, Duration>>,
+    /// Agents that were told to compare, until that shows.
+    verifying: Mutex<HashMap<AgentId, Duration>>,
+    /// Servers whose journals are being checked.
+    checking: Mutex<HashSet<ServerId>>,
+    /// How often the reconciler has looked.
+    looks: AtomicU64,
     refusals: RefusalLimit,
     tasks: Mutex<JoinSet<()>>,
 }
@@ -146,6 +168,13 @@ impl App {
             driving: Mutex::default(),
             asserted: Mutex::default(),
             hydrating: Mutex::default(),
+            expiries: Deadlines::new(validate::LONGEST_KEEP),
+            token_ends: Deadlines::new(tokens::LONGEST),
+            cutting: Mutex::default(),
+            group_due: Mutex::default(),
+            verifying: Mutex::default(),
+            checking: Mutex::default(),
+            looks: AtomicU64::new(0),
             refusals: RefusalLimit::default(),
             tasks: Mutex::default(),
         })
@@ -181,6 +210,11 @@ impl App {
 
     fn now(&self) -> WallTime {
         self.clock.wall()
+    }
+
+    #[cfg(test)]
+    pub(crate) fn looks(&self) -> u64 {
+        self.looks.load(Ordering::Relaxed)
     }
 
     /// Writes an audit entry on its own; what failed must not fail because of it.

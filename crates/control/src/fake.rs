@@ -49,6 +49,8 @@ pub struct World {
     pub machines: HashMap<String, Vec<DiskInfo>>,
     /// What the data side's process holds; gone when it restarts.
     pub held: BTreeMap<ServerId, ServerSpec>,
+    /// What it was last told of each; this stays.
+    pub kept: BTreeMap<ServerId, ServerSpec>,
     /// Epochs in the journals; these stay.
     pub epochs: BTreeMap<ServerId, Epoch>,
     pub runtimes: HashMap<ServerId, ServerRuntime>,
@@ -224,20 +226,32 @@ impl SitePort for FakeSite {
             self.point(spec.id);
         }
         self.call("ensure", |w| {
-            if w.epochs.get(&spec.id).is_some_and(|e| *e > spec.epoch) {
-                w.violations.push(format!("the epoch of {} fell", spec.name));
+            if let Some(e) = w.epochs.get(&spec.id).copied().filter(|e| *e > spec.epoch) {
+                // As the real one: what would lower it is refused. Control knows better than to ask.
+                w.violations.push(format!("the epoch of {} would fall", spec.name));
+                return Err(err(ErrorCode::Conflict, &format!("epoch {} is over: {e} began", spec.epoch)));
             }
             w.epochs.insert(spec.id, spec.epoch);
             w.held.insert(spec.id, spec.clone());
+            w.kept.insert(spec.id, spec.clone());
             w.runtimes.entry(spec.id).or_default();
             Ok(())
         })
         .await
     }
 
+    fn held(&self) -> Vec<ServerSpec> {
+        let world = self.world.lock();
+        let epoch = |s: &ServerSpec| world.epochs.get(&s.id).map_or(s.epoch, |e| (*e).max(s.epoch));
+        // What was told before the last restart is kept beside the journal.
+        let all = world.kept.values().map(|s| ServerSpec { epoch: epoch(s), ..s.clone() });
+        all.collect()
+    }
+
     async fn forget_server(&self, server: ServerId) -> Result<(), PortError> {
         self.call("forget", |w| {
             w.held.remove(&server);
+            w.kept.remove(&server);
             w.runtimes.remove(&server);
             w.points.remove(&server);
             Ok(())

@@ -4,6 +4,8 @@
 //! may do all that a lower one may. A test holds the table against the generated OpenAPI document, both ways.
 
 use lifeboat_api::types::TokenKind;
+use lifeboat_base::limits;
+use std::time::Duration;
 
 /// What a person's token allows. Ordered.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -68,10 +70,22 @@ pub struct Rule {
     pub access: Access,
     /// Its name in the audit log.
     pub action: &'static str,
+    /// How long its caller is kept waiting at most.
+    pub limit: Duration,
 }
 
 const fn rule(method: &'static str, path: &'static str, access: Access, action: &'static str) -> Rule {
-    Rule { method, path, access, action }
+    slow(method, path, access, action, limits::API_REQUEST)
+}
+
+const fn slow(
+    method: &'static str,
+    path: &'static str,
+    access: Access,
+    action: &'static str,
+    limit: Duration,
+) -> Rule {
+    Rule { method, path, access, action, limit }
 }
 
 const OPEN: Access = Access::Open;
@@ -90,6 +104,23 @@ pub const RULES: &[Rule] = &[
     rule("GET", "/v1/servers/{name}", VIEWER, "server.read"),
     // Recovery points go with the server, so this takes more than an operator.
     rule("DELETE", "/v1/servers/{name}", ADMIN, "server.delete"),
+    rule("PATCH", "/v1/servers/{name}", OPERATOR, "server.set"),
+    rule("POST", "/v1/servers/{name}/accept", OPERATOR, "server.accept"),
+    rule("POST", "/v1/servers/{name}/verify", OPERATOR, "server.verify"),
+    rule("GET", "/v1/servers/{name}/rpo", VIEWER, "server.rpo"),
+    slow("GET", "/v1/servers/{name}/check", OPERATOR, "server.check", limits::API_CHECK),
+    rule("GET", "/v1/servers/{name}/branches", VIEWER, "branch.list"),
+    // What a stale writer left is nowhere else.
+    rule("DELETE", "/v1/servers/{name}/branches/{branch}", ADMIN, "branch.delete"),
+    rule("GET", "/v1/branches", VIEWER, "branch.list"),
+    rule("GET", "/v1/groups", VIEWER, "group.list"),
+    rule("POST", "/v1/groups", OPERATOR, "group.create"),
+    rule("GET", "/v1/groups/{name}", VIEWER, "group.read"),
+    rule("DELETE", "/v1/groups/{name}", OPERATOR, "group.delete"),
+    rule("GET", "/v1/groups/{name}/points", VIEWER, "group.points"),
+    rule("POST", "/v1/groups/{name}/points", OPERATOR, "group.point"),
+    rule("POST", "/v1/groups/{name}/drills", OPERATOR, "group.drill"),
+    rule("POST", "/v1/groups/{name}/failover", OPERATOR, "group.failover"),
     rule("POST", "/v1/servers/{name}/stop", OPERATOR, "server.stop"),
     rule("POST", "/v1/servers/{name}/resume", OPERATOR, "server.resume"),
     rule("GET", "/v1/servers/{name}/points", VIEWER, "point.list"),

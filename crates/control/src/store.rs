@@ -7,6 +7,7 @@
 
 mod agents;
 mod audit;
+mod groups;
 mod operations;
 mod runs;
 mod servers;
@@ -14,7 +15,8 @@ mod tokens;
 
 pub use agents::AgentRow;
 pub use audit::Note;
-pub use operations::OperationRow;
+pub use groups::{GroupPointRow, GroupRow, MemberPoint};
+pub use operations::{NewOperation, OperationRow};
 pub use runs::RunRow;
 pub use servers::{ServerChange, ServerRow};
 pub use tokens::{Redeemed, TokenRow};
@@ -119,6 +121,13 @@ impl Store {
     /// Finishes what is under way and closes the file.
     pub async fn close(&self) {
         self.pool.close().await;
+    }
+
+    /// A copy of everything, as a backup makes it.
+    #[cfg(test)]
+    pub(crate) async fn copy_to(&self, path: &Path) {
+        let sql = format!("VACUUM INTO '{}'", path.display());
+        sqlx::raw_sql(sqlx::AssertSqlSafe(sql)).execute(&self.pool).await.expect("backup");
     }
 
     async fn write(&self) -> Result<Tx, StoreError> {

@@ -3,9 +3,13 @@
 //! Invariant: a value that passed here is bounded in length and count, and a name that passed is safe in a path,
 //! a log line and a DNS label's neighbourhood.
 
-use lifeboat_api::types::{ApiError, CaptureSpec, ErrorCode, LaunchOverrides, LaunchSettings, WindowSpec};
-use lifeboat_base::limits::{MAX_CHECKS, MAX_DISKS, MAX_NAME, MAX_TEXT};
+use lifeboat_api::types::{
+    ApiError, CaptureSpec, ErrorCode, GroupRequest, LaunchOverrides, LaunchSettings, ReplicationMode,
+    ReplicationSpec, WatchSpec, WindowSpec,
+};
+use lifeboat_base::limits::{MAX_CHECKS, MAX_DISKS, MAX_GROUP, MAX_HOLD, MAX_NAME, MAX_TEXT};
 use std::collections::HashSet;
+use std::time::Duration;
 
 const MAX_CPUS: u32 = 256;
 const MIN_MEMORY_MIB: u64 = 32;
@@ -15,8 +19,19 @@ const MIN_WINDOW_BYTES: u64 = 1 << 20;
 const MAX_WINDOW_SECONDS: u64 = 10 * 366 * 86_400;
 const MAX_CHECK_SECONDS: u64 = 86_400;
 const MAX_KEEP_SECONDS: u64 = 30 * 86_400;
+const MAX_LOSS_SECONDS: u32 = 3600;
+const MIN_SPOOL: u64 = 16 << 20;
+const MAX_SPOOL: u64 = 1 << 40;
+const MAX_RPO_ALARM: u32 = 30 * 86_400;
+const MAX_VERIFY_HOURS: u32 = 366 * 24;
+const MIN_VERIFY_RATE: u64 = 64 << 10;
+const MAX_GROUP_SECONDS: u32 = 7 * 86_400;
+const MIN_HOLD_MS: u32 = 10;
 /// A path of a Unix socket fits into 107 bytes of its address.
 const MAX_SOCKET: usize = 107;
+
+/// A drill is kept no longer.
+pub const LONGEST_KEEP: Duration = Duration::from_secs(MAX_KEEP_SECONDS);
 
 fn invalid(message: impl Into<String>) -> ApiError {
     ApiError::new(ErrorCode::Invalid, message)
@@ -108,6 +123,66 @@ pub fn window(window: &WindowSpec) -> Result<(), ApiError> {
     }
     if window.bytes < MIN_WINDOW_BYTES {
         return Err(invalid("the window must have at least 1 MiB"));
+    }
+    Ok(())
+}
+
+/// How a server is replicated, by what its capture can do.
+pub fn replication(r: &ReplicationSpec, capture: &CaptureSpec) -> Result<(), ApiError> {
+    if r.mode == ReplicationMode::Sync && matches!(capture, CaptureSpec::Mirror { .. }) {
+        return Err(invalid(
+            "a mirror cannot be synchronous: QEMU's mirror does not pass the guest's flushes on",
+        )
+        .hint("serve the disk through a splitter: protect it with --export PATH instead of --qmp"));
+    }
+    if !(1..=MAX_LOSS_SECONDS).contains(&r.loss_seconds) {
+        return Err(invalid(format!(
+            "flushes can wait 1 to {MAX_LOSS_SECONDS} seconds for the site, not {}",
+            r.loss_seconds
+        )));
+    }
+    if r.spool_bytes != 0 && !(MIN_SPOOL..=MAX_SPOOL).contains(&r.spool_bytes) {
+        return Err(invalid("a spool has 16 MiB to 1 TiB").hint("write 0 for none"));
+    }
+    Ok(())
+}
+
+/// How a server is watched over.
+pub fn watch(w: &WatchSpec) -> Result<(), ApiError> {
+    if w.rpo_alarm_seconds.is_some_and(|s| !(1..=MAX_RPO_ALARM).contains(&s)) {
+        return Err(invalid("the RPO alarm is 1 second to 30 days"));
+    }
+    if w.verify_hours > MAX_VERIFY_HOURS {
+        return Err(invalid(format!("a comparison is made every 1 to {MAX_VERIFY_HOURS} hours"))
+            .hint("write 0 for never"));
+    }
+    verify_rate(w.verify_rate)
+}
+
+/// Bytes per second that a comparison reads.
+pub fn verify_rate(rate: u64) -> Result<(), ApiError> {
+    if rate != 0 && rate < MIN_VERIFY_RATE {
+        return Err(invalid("a comparison reads at least 64 KiB per second").hint("write 0 for no limit"));
+    }
+    Ok(())
+}
+
+/// A group, but for whether its servers exist.
+pub fn group(g: &GroupRequest) -> Result<(), ApiError> {
+    name("a group", &g.name)?;
+    if !(1..=MAX_GROUP).contains(&g.servers.len()) {
+        return Err(invalid(format!("a group has 1 to {MAX_GROUP} servers, not {}", g.servers.len())));
+    }
+    g.servers.iter().try_for_each(|s| text("a server", s))?;
+    if g.every_seconds > MAX_GROUP_SECONDS {
+        return Err(invalid("a group gets a point at least every 7 days").hint("write 0 for only when asked"));
+    }
+    let longest = u32::try_from(MAX_HOLD.as_millis()).unwrap_or(u32::MAX);
+    if !(MIN_HOLD_MS..=longest).contains(&g.hold_ms) {
+        return Err(invalid(format!(
+            "writes can be held for {MIN_HOLD_MS} to {longest} ms, not {}",
+            g.hold_ms
+        )));
     }
     Ok(())
 }

@@ -57,7 +57,7 @@ impl App {
         if token.revoked {
             return Err(gone("was revoked"));
         }
-        if token.expires.is_some_and(|e| e <= now) {
+        if self.ended(&token) {
             return Err(gone("has expired"));
         }
         validate::name("an agent", &request.name)?;

@@ -1,11 +1,12 @@
 //! The one screen for three in the morning.
 
 use super::App;
-use crate::store::ServerRow;
+use crate::store::{GroupRow, ServerRow};
 use lifeboat_api::lifecycle::ServerState;
+use lifeboat_api::port::ServerSpec;
 use lifeboat_api::types::{
-    Agent, ApiError, Health, Operation, OperationKind, OperationState, Run, RunKind, RunState, Server,
-    SiteStatus,
+    Agent, ApiError, Health, OnLoss, Operation, OperationKind, OperationState, Run, RunKind, RunState,
+    Server, SiteStatus, SyncModeState, SyncStatus, VerifyState, VerifyStatus,
 };
 use lifeboat_base::{WallTime, format_bytes};
 use std::time::Duration;
@@ -56,9 +57,15 @@ impl App {
             disk_total,
             alarms: Vec::new(),
         };
-        let faults = self.store.servers().await?;
+        let before = self.site.held();
+        let rows = self.store.servers().await?;
         let mut alarms = self.site_alarms(&status);
-        faults.iter().for_each(|s| fault(&mut alarms, s));
+        rows.iter().for_each(|s| fault(&mut alarms, s));
+        // Twice, so that one that comes or goes just now is not taken for unknown.
+        let after = self.site.held();
+        let unknown = after.iter().filter(|s| before.iter().any(|b| b.id == s.id));
+        unknown.filter(|s| rows.iter().all(|r| r.id != s.id)).for_each(|s| unknown_server(&mut alarms, s));
+        self.store.groups().await?.iter().for_each(|g| group_alarm(&mut alarms, g));
         status.servers.iter().for_each(|s| self.server_alarms(&mut alarms, s, &status));
         status.runs.iter().for_each(|r| run_alarms(&mut alarms, r));
         operation_alarms(&mut alarms, &status.operations, status.now);
@@ -100,6 +107,7 @@ impl App {
     }
 
     fn server_alarms(&self, alarms: &mut Alarms, s: &Server, status: &SiteStatus) {
+        branch_alarm(alarms, s);
         if !s.state.wants_capture() {
             if s.state == ServerState::Stopped {
                 let text = format!(
@@ -127,7 +135,14 @@ impl App {
         } else if s.runtime.health == Health::Lag {
             alarms.push((Urgency::Soon, format!("{}: replication lags: {reason}", s.name)));
         }
-        let limit = u64::try_from(self.config.rpo_alarm.as_millis()).unwrap_or(u64::MAX);
+        if let Some(sync) = &s.runtime.sync_mode {
+            sync_alarm(alarms, s, sync);
+        }
+        if let Some(verify) = &s.runtime.verify {
+            verify_alarm(alarms, s, verify, status.now);
+        }
+        let own = s.watch.rpo_alarm_seconds.map(|s| Duration::from_secs(u64::from(s)));
+        let limit = u64::try_from(own.unwrap_or(self.config.rpo_alarm).as_millis()).unwrap_or(u64::MAX);
         if s.state == ServerState::Replicating
             && let Some(rpo) = s.runtime.rpo_ms.filter(|r| *r > limit)
         {
@@ -143,10 +158,102 @@ impl App {
 }
 
 fn fault(alarms: &mut Alarms, s: &ServerRow) {
+    if let Some(why) = &s.stale {
+        let text = format!(
+            "{}: held, nothing is captured: {why}; see what runs here and which points there are, then \
+             `lifeboat accept {}`",
+            s.name, s.name
+        );
+        alarms.push((Urgency::Now, text));
+    }
     if let Some(fault) = &s.fault {
         let text =
             format!("{}: set aside because of a mistake in Lifeboat ({fault}); stop and resume it", s.name);
         alarms.push((Urgency::Now, text));
+    }
+}
+
+/// The store was put back to a time before this server was protected.
+fn unknown_server(alarms: &mut Alarms, s: &ServerSpec) {
+    let text = format!(
+        "{}: the data side keeps this server ({}) and the store does not know it, so it cannot be recovered from \
+         here; restore a newer store",
+        s.name, s.id
+    );
+    alarms.push((Urgency::Now, text));
+}
+
+fn group_alarm(alarms: &mut Alarms, g: &GroupRow) {
+    if let Some(trouble) = &g.trouble {
+        alarms.push((Urgency::Soon, format!("group {}: no common point: {trouble}", g.name)));
+    }
+}
+
+fn branch_alarm(alarms: &mut Alarms, s: &Server) {
+    let n = s.runtime.branches;
+    if n > 0 {
+        let what =
+            if n == 1 { "a divergent branch is".into() } else { format!("{n} divergent branches are") };
+        let text = format!(
+            "{0}: {what} kept, with what its old source wrote after its epoch was over; see `lifeboat branches {0}`, \
+             take what is needed with `lifeboat mount {0} --branch ID`, then `lifeboat branches delete {0} ID`",
+            s.name
+        );
+        alarms.push((Urgency::Later, text));
+    }
+}
+
+/// A synchronous server that does not keep its promise.
+fn sync_alarm(alarms: &mut Alarms, s: &Server, sync: &SyncStatus) {
+    let since = sync.since.map_or(String::new(), |t| format!(" since {t}"));
+    let text = match sync.state {
+        SyncModeState::Blocked => {
+            let then = match s.replication.on_loss {
+                OnLoss::Block => format!(
+                    "after {} s they fail with an I/O error; see to the link, or let them go on without this site: \
+                     `lifeboat set {} --on-loss degrade`",
+                    s.replication.loss_seconds, s.name
+                ),
+                OnLoss::Degrade => {
+                    format!(
+                        "after {} s they go on without this site; see to the link",
+                        s.replication.loss_seconds
+                    )
+                }
+            };
+            format!("{}: synchronous writes wait for this site{since}: {then}", s.name)
+        }
+        SyncModeState::Degraded => format!(
+            "{}: NOT synchronous{since}: its policy let writes go on without this site, so the newest can be lost; see to \
+             the link, it is synchronous again by itself once it has caught up",
+            s.name
+        ),
+        SyncModeState::NotYet | SyncModeState::Synchronous | SyncModeState::Unknown => return,
+    };
+    alarms.push((Urgency::Now, text));
+}
+
+fn verify_alarm(alarms: &mut Alarms, s: &Server, v: &VerifyStatus, now: WallTime) {
+    match v.state {
+        VerifyState::Different => {
+            let when = v.ended.unwrap_or(v.started);
+            let from = v.point.map_or("later points are right once it is sent".into(), |p| {
+                format!("points before {p} may be wrong there")
+            });
+            let text = format!(
+                "{0}: source and copy differed in {1} at {2}; that was sent anew, {from}; compare again: \
+                 `lifeboat verify {0}`",
+                s.name,
+                format_bytes(v.different_bytes),
+                when
+            );
+            alarms.push((Urgency::Now, text));
+        }
+        VerifyState::Failed if v.ended.is_some_and(|e| now.since(e) < FAILED_FOR) => {
+            let why = v.error.as_deref().unwrap_or("no reason is known");
+            alarms.push((Urgency::Later, format!("{}: the comparison failed: {why}", s.name)));
+        }
+        VerifyState::Failed | VerifyState::Running | VerifyState::Equal => {}
     }
 }
 

@@ -17,7 +17,7 @@ use std::time::Duration;
 const LOOK_EVERY: Duration = Duration::from_millis(500);
 
 impl App {
-    async fn server_of(&self, job: &Job) -> Result<ServerRow, ApiError> {
+    pub(super) async fn server_of(&self, job: &Job) -> Result<ServerRow, ApiError> {
         let row = self.store.server(job.server).await?;
         row.ok_or_else(|| ApiError::new(ErrorCode::Corrupt, "the operation's server is not in the store"))
     }
@@ -114,6 +114,10 @@ impl App {
         let run = job.work.run();
         if row.state == ServerState::FailedOver && row.run == Some(run) {
             // It failed after the machine was in charge: that stays.
+            return Ok(());
+        }
+        if row.stale.is_some() {
+            // Begun by a store that was put back since. What runs now may be what this failover once made.
             return Ok(());
         }
         self.discard_run(run).await?;

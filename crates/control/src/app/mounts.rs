@@ -2,7 +2,7 @@
 
 use super::{App, not_found};
 use crate::policy::Actor;
-use crate::store::Note;
+use crate::store::{Note, ServerRow};
 use crate::validate;
 use lifeboat_api::types::{ApiError, Mount, MountRequest};
 
@@ -14,10 +14,28 @@ impl App {
     pub async fn mount(&self, actor: &Actor, request: &MountRequest) -> Result<Mount, ApiError> {
         validate::text("the point", &request.point)?;
         let server = self.named(&request.server).await?;
+        if let Some(branch) = &request.branch {
+            return self.mount_branch(actor, &server, branch, request.writable).await;
+        }
         let point = self.site.resolve_point(server.id, &request.point).await?;
         let mount = self.site.mount(server.id, &server.name, point.id, request.writable).await?;
         let kind = if request.writable { "writable overlay" } else { "read-only" };
         let detail = format!("{} at {}, {kind}, mount {}", server.name, point.id, mount.id);
+        self.note(Note::done(&actor.name, "mount.create", &server.name, detail)).await;
+        Ok(mount)
+    }
+
+    async fn mount_branch(
+        &self,
+        actor: &Actor,
+        server: &ServerRow,
+        branch: &str,
+        writable: bool,
+    ) -> Result<Mount, ApiError> {
+        validate::text("the branch", branch)?;
+        let mount = self.site.mount_branch(server.id, &server.name, branch, writable).await?;
+        let kind = if writable { "writable overlay" } else { "read-only" };
+        let detail = format!("{} branch {branch}, {kind}, mount {}", server.name, mount.id);
         self.note(Note::done(&actor.name, "mount.create", &server.name, detail)).await;
         Ok(mount)
     }

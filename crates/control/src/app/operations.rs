@@ -3,7 +3,7 @@
 use super::work::{Job, Launching, Memory, Work, pending};
 use super::{App, conflict, not_found};
 use crate::policy::{Actor, Role};
-use crate::store::{Note, RunRow, ServerRow, StoreError};
+use crate::store::{NewOperation, Note, RunRow, ServerRow, StoreError};
 use crate::validate;
 use lifeboat_api::lifecycle::{ServerEvent, ServerState};
 use lifeboat_api::types::{
@@ -50,10 +50,21 @@ impl App {
 
     /// Starts a drill.
     pub async fn drill(&self, actor: &Actor, name: &str, r: &DrillRequest) -> Result<Operation, ApiError> {
+        let server = self.named(name).await?;
+        let new = self.plan_drill(actor, &server, r).await?;
+        self.begin(new).await
+    }
+
+    /// Decides everything about a drill. Changes nothing.
+    pub(super) async fn plan_drill(
+        &self,
+        actor: &Actor,
+        server: &ServerRow,
+        r: &DrillRequest,
+    ) -> Result<NewOperation, ApiError> {
         validate::checks(&r.point, &r.checks, r.post_script.as_deref(), r.check_seconds)?;
         validate::keep(r.keep_seconds)?;
         self.scripts_allowed(actor, &r.checks, r.post_script.as_deref())?;
-        let server = self.named(name).await?;
         let ask = Ask {
             point: &r.point,
             launch: &r.launch,
@@ -61,10 +72,10 @@ impl App {
             check_seconds: r.check_seconds,
             post_script: r.post_script.as_ref(),
         };
-        let launching = self.launching(&server, &ask).await?;
-        let run = self.new_run(&server, &launching, RunKind::Drill);
+        let launching = self.launching(server, &ask).await?;
+        let run = self.new_run(server, &launching, RunKind::Drill);
         let work = Work::Drill { launching, keep_seconds: r.keep_seconds };
-        self.begin(actor, &server, work, Some(run)).await
+        self.plan(actor, &Target::from(server), work, Some(run), "")
     }
 
     /// Scripts run on the site's host with the site's rights: an admin may name any, others only what an admin
@@ -99,9 +110,21 @@ impl App {
         name: &str,
         r: &FailoverRequest,
     ) -> Result<Operation, ApiError> {
+        let server = self.named(name).await?;
+        let new = self.plan_failover(actor, &server, r).await?;
+        self.begin(new).await
+    }
+
+    /// Decides everything about a failover. Changes nothing.
+    pub(super) async fn plan_failover(
+        &self,
+        actor: &Actor,
+        server: &ServerRow,
+        r: &FailoverRequest,
+    ) -> Result<NewOperation, ApiError> {
         validate::checks(&r.point, &r.checks, r.post_script.as_deref(), r.check_seconds)?;
         self.scripts_allowed(actor, &r.checks, r.post_script.as_deref())?;
-        let server = self.named(name).await?;
+        super::stale::refuse(server)?;
         if server.state.next(ServerEvent::FailoverStarted).is_none() {
             let hint = match server.state {
                 ServerState::FailingOver => "a failover is under way; see `lifeboat status`",
@@ -127,23 +150,46 @@ impl App {
             check_seconds: r.check_seconds,
             post_script: r.post_script.as_ref(),
         };
-        let launching = self.launching(&server, &ask).await?;
-        let run = self.new_run(&server, &launching, RunKind::Failover);
+        let launching = self.launching(server, &ask).await?;
+        let run = self.new_run(server, &launching, RunKind::Failover);
         let work = Work::Failover {
             launching,
             latest: r.point.trim().eq_ignore_ascii_case("latest"),
             epoch: (!change).then(|| server.epoch.next()),
             previous: server.run.filter(|_| change),
         };
-        self.begin(actor, &server, work, Some(run)).await
+        // Whoever asks knows more than this site can: it is done, and it stands in the log.
+        let alive = match change {
+            true => String::new(),
+            false => self.source_lives(server).map_or(String::new(), |how| format!(", forced: {how}")),
+        };
+        self.plan(actor, &Target::from(server), work, Some(run), &alive)
+    }
+
+    /// How this site sees that the source still lives, if it does.
+    fn source_lives(&self, server: &ServerRow) -> Option<String> {
+        let runtime = self.site.runtime(server.id)?;
+        let agent = self.site.agents().into_iter().find(|a| a.id == server.agent);
+        let rpo = runtime.rpo_ms.map_or("unknown".into(), |ms| format!("{ms} ms"));
+        match (runtime.connected, agent) {
+            (true, Some(a)) => Some(format!(
+                "the source was alive, its agent at {} connected and sending, RPO {rpo}",
+                a.address
+            )),
+            (true, None) => Some(format!("the source was alive and sending, RPO {rpo}")),
+            (false, Some(a)) => Some(format!("the source's agent at {} was connected", a.address)),
+            (false, None) => None,
+        }
     }
 
     /// Makes a failover final.
     pub async fn commit(&self, actor: &Actor, name: &str) -> Result<Operation, ApiError> {
         let server = self.named(name).await?;
+        super::stale::refuse(&server)?;
         match (server.state, server.run) {
             (ServerState::FailedOver, Some(run)) => {
-                self.begin(actor, &server, Work::Commit { run }, None).await
+                let new = self.plan(actor, &Target::from(&server), Work::Commit { run }, None, "")?;
+                self.begin(new).await
             }
             (state, _) => Err(conflict(format!("'{}' is {state}; there is nothing to commit", server.name))
                 .hint("only a server that is failed-over can be committed")),
@@ -193,7 +239,8 @@ impl App {
     /// A clean-up of a run nothing else works on. The server may be gone already.
     pub(super) async fn begin_clean_up(&self, actor: &Actor, row: &RunRow) -> Result<Operation, ApiError> {
         let target = Target { id: row.server, name: &row.run.server };
-        self.begin_for(actor, &target, Work::CleanUp { run: row.run.id }, None).await
+        let new = self.plan(actor, &target, Work::CleanUp { run: row.run.id }, None, "")?;
+        self.begin(new).await
     }
 
     /// False when it had ended already.
@@ -254,24 +301,14 @@ impl App {
         RunRow { server: server.id, run }
     }
 
-    async fn begin(
-        &self,
-        actor: &Actor,
-        server: &ServerRow,
-        work: Work,
-        run: Option<RunRow>,
-    ) -> Result<Operation, ApiError> {
-        let target = Target { id: server.id, name: &server.name };
-        self.begin_for(actor, &target, work, run).await
-    }
-
-    async fn begin_for(
+    fn plan(
         &self,
         actor: &Actor,
         server: &Target<'_>,
         work: Work,
         run: Option<RunRow>,
-    ) -> Result<Operation, ApiError> {
+        remark: &str,
+    ) -> Result<NewOperation, ApiError> {
         let operation = Operation {
             id: OperationId::random(&*self.entropy),
             kind: work.kind(),
@@ -291,22 +328,35 @@ impl App {
             OperationKind::Commit => "commit.start",
         };
         let point = work.launching().map_or(String::new(), |l| format!(", point {}", l.point.id));
-        let detail = format!("operation {}, run {}{point}", operation.id, work.run());
+        let detail = format!("operation {}, run {}{point}{remark}", operation.id, work.run());
         let note = Note::done(&actor.name, action, server.name, detail);
         let job = Job { server: server.id, operation, work, memory: Memory::default(), cancel: false };
-        match self.store.begin_operation(&job.row()?, run.as_ref(), &note).await {
+        Ok(NewOperation { row: job.row()?, run, note })
+    }
+
+    async fn begin(&self, new: NewOperation) -> Result<Operation, ApiError> {
+        self.store_all(std::slice::from_ref(&new)).await?;
+        Ok(new.row.operation)
+    }
+
+    /// Begins all of them or none.
+    pub(super) async fn store_all(&self, all: &[NewOperation]) -> Result<(), ApiError> {
+        match self.store.begin_operations(all).await {
             Err(StoreError::Taken(_)) => {
-                return Err(match self.store.running_operation(server.id).await? {
-                    Some(op) => busy(&op.operation),
-                    None => {
-                        ApiError::new(ErrorCode::Unavailable, "another operation has just ended; try again")
+                for new in all {
+                    if let Some(op) = self.store.running_operation(new.row.server).await? {
+                        return Err(busy(&op.operation));
                     }
-                });
+                }
+                return Err(ApiError::new(
+                    ErrorCode::Unavailable,
+                    "another operation has just ended; try again",
+                ));
             }
             other => other?,
         }
         self.wake.notify_one();
-        Ok(job.operation)
+        Ok(())
     }
 }
 
@@ -314,6 +364,12 @@ impl App {
 struct Target<'a> {
     id: lifeboat_base::ServerId,
     name: &'a str,
+}
+
+impl<'a> From<&'a ServerRow> for Target<'a> {
+    fn from(row: &'a ServerRow) -> Self {
+        Self { id: row.id, name: &row.name }
+    }
 }
 
 /// The part of a request that drills and failovers share.

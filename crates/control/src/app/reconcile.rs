@@ -3,6 +3,7 @@
 //! Invariants: one look never waits for ever on the data side; what fails is complained about once and tried
 //! again at the next look; nothing here decides, it only carries on what was decided.
 
+use super::stale::Known;
 use super::{App, Carry, PATIENCE, within};
 use crate::policy::Actor;
 use crate::store::{RunRow, ServerRow, StoreError};
@@ -11,6 +12,7 @@ use lifeboat_api::types::{ApiError, ErrorCode, OperationKind, RunKind, RunState,
 use lifeboat_base::ServerId;
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 /// Longest wait for what the data side sees of a run.
@@ -44,11 +46,14 @@ impl App {
             if let Err(error) = self.look(&mut complaints).await {
                 tracing::error!(%error, "the reconciler could not look");
             }
+            self.looks.fetch_add(1, Ordering::Relaxed);
             Self::pause(&self.wake, self.config.reconcile_every).await;
         }
     }
 
     async fn look(self: &Arc<Self>, complaints: &mut Complaints) -> Result<(), StoreError> {
+        // Before the rows: see `stale`.
+        let known = self.known_epochs();
         let servers = self.store.servers().await?;
         let failing_over: HashSet<ServerId> = self
             .store
@@ -64,20 +69,30 @@ impl App {
             if failing_over.contains(&server.id) && self.asserted.lock().contains_key(&server.id) {
                 continue;
             }
-            let result = self.look_at(server).await;
+            let result = self.look_at(server, &known).await;
             complaints.note(server, result);
         }
         complaints.0.retain(|id, _| servers.iter().any(|s| s.id == *id));
         for operation in self.store.running_operations().await? {
             self.take_up(operation.operation.id);
         }
+        self.look_at_verifies(&servers).await;
+        if let Err(error) = self.look_at_groups(&servers).await {
+            tracing::error!(%error, "the groups could not be looked at");
+        }
         self.look_at_runs(&servers).await
     }
 
-    async fn look_at(&self, row: &ServerRow) -> Result<(), ApiError> {
+    async fn look_at(&self, row: &ServerRow, known: &Known) -> Result<(), ApiError> {
         if row.deleting {
             return within(PATIENCE, self.finish_delete(row)).await;
         }
+        let held = match self.catch_up(row, known).await? {
+            // What it has become is told now: operations are gone on with after this look.
+            true => self.store.server(row.id).await?,
+            false => None,
+        };
+        let row = held.as_ref().unwrap_or(row);
         let spec = row.spec();
         let told = self.asserted.lock().get(&row.id) == Some(&spec);
         let runtime = self.site.runtime(row.id);
@@ -94,10 +109,11 @@ impl App {
     }
 
     async fn look_at_runs(self: &Arc<Self>, servers: &[ServerRow]) -> Result<(), StoreError> {
-        let now = self.now();
         let busy: HashSet<ServerId> =
             self.store.running_operations().await?.iter().map(|o| o.server).collect();
-        for row in self.store.live_runs().await? {
+        let live = self.store.live_runs().await?;
+        self.expiries.keep(|id| live.iter().any(|r| r.run.id == *id));
+        for row in live {
             let run = &row.run;
             if matches!(run.state, RunState::Running | RunState::Exited)
                 && let Ok(status) = within(LOOK, self.site.run_status(run.id)).await
@@ -107,7 +123,8 @@ impl App {
             if !busy.contains(&row.server) {
                 self.keep_hydrating(&row, servers).await;
             }
-            if run.expires.is_some_and(|e| e <= now) && !busy.contains(&row.server) {
+            let over = run.expires.is_some_and(|e| self.expiries.over(&run.id, e, &*self.clock));
+            if over && !busy.contains(&row.server) {
                 match self.begin_clean_up(&Actor::site(), &row).await {
                     Ok(operation) => self.take_up(operation.id),
                     // An operation was faster; the next look tries again.

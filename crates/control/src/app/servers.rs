@@ -45,6 +45,7 @@ impl App {
             watch: row.watch,
             state: row.state,
             epoch: row.epoch.0,
+            stale: row.stale,
             created: row.created,
             disks,
             runtime,
@@ -59,6 +60,8 @@ impl App {
         validate::capture(&request.capture)?;
         validate::window(&request.window)?;
         validate::launch(&request.launch)?;
+        validate::replication(&request.replication, &request.capture)?;
+        validate::watch(&request.watch)?;
         let _one = self.protecting.lock().await;
         let agent = self.ready_agent(&request.agent).await?;
         self.name_is_free(&request.name).await?;
@@ -112,7 +115,9 @@ impl App {
         }
         let Err(error) = self.assert_server(row).await else { return Ok(()) };
         let undone = Note::done("site", "server.undo", &row.name, error.to_string());
-        self.store.mark_deleting(row.id, &undone).await?;
+        if !self.store.mark_deleting(row.id, &undone).await? {
+            return Err(error.hint("a group has it already, so it stays; delete the group, then the server"));
+        }
         // What fails here is finished by the reconciler.
         if let Err(e) = self.finish_delete(row).await {
             tracing::warn!(server = row.name, error = %e, "undoing a failed protection goes on in the background");
@@ -161,6 +166,9 @@ impl App {
         verb: &str,
     ) -> Result<Server, ApiError> {
         let row = self.named(name).await?;
+        if event == ServerEvent::ResumeRequested {
+            super::stale::refuse(&row)?;
+        }
         if let Some(op) = self.store.running_operation(row.id).await?
             && matches!(op.operation.kind, OperationKind::Failover | OperationKind::Commit)
         {
@@ -225,7 +233,12 @@ impl App {
                 .hint("unmount it first"));
         }
         let note = Note::done(&actor.name, "server.delete", &row.name, "with all recovery points");
-        self.store.mark_deleting(row.id, &note).await?;
+        if !self.store.mark_deleting(row.id, &note).await? {
+            let groups = self.store.groups_of(row.id).await?;
+            let first = groups.first().cloned().unwrap_or_default();
+            return Err(conflict(format!("'{}' is in the group '{}'", row.name, groups.join("', '")))
+                .hint(format!("delete the group first: `lifeboat group delete {first}`; its servers stay")));
+        }
         // Decided and remembered: what fails now is finished by the reconciler.
         if let Err(error) = self.finish_delete(&row).await {
             tracing::warn!(server = row.name, %error, "deleting goes on in the background");

@@ -36,6 +36,10 @@ impl App {
     pub(super) async fn step(&self, job: &mut Job, at: usize) -> Result<Done, ApiError> {
         let name = job.operation.steps[at].name.clone();
         let launching = job.work.launching().cloned();
+        if matches!(job.work, Work::Failover { .. } | Work::Commit { .. }) {
+            // The store may have been put back to a time when this was under way.
+            super::stale::refuse(&self.server_of(job).await?)?;
+        }
         match (&job.work, name.as_str(), launching) {
             (Work::Commit { run }, step::HYDRATE, _) => {
                 let run = *run;

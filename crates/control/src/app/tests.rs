@@ -3,7 +3,10 @@ use super::*;
 use crate::fake::{FakeSite, Stage, Trouble, admin, csr, drill_request};
 use lifeboat_api::types::*;
 
+mod groups;
 mod operations;
+mod settings;
+mod stale;
 
 fn code<T: std::fmt::Debug>(r: Result<T, ApiError>) -> ErrorCode {
     r.unwrap_err().code

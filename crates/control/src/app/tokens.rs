@@ -12,6 +12,9 @@ const AGENT_TTL: u64 = 3600;
 const MAX_AGENT_TTL: u64 = 86_400;
 const MAX_TTL: u64 = 10 * 366 * 86_400;
 
+/// Nothing with an end lasts longer.
+pub(super) const LONGEST: Duration = Duration::from_secs(MAX_TTL);
+
 /// Who a request comes from.
 pub type Admission = Result<Actor, ApiError>;
 
@@ -30,10 +33,16 @@ impl App {
         if row.revoked {
             return Err(wrong("the token was revoked").hint("ask an admin for a new one"));
         }
-        if row.expires.is_some_and(|e| e <= self.now()) {
+        if self.ended(&row) {
             return Err(wrong("the token has expired").hint("ask an admin for a new one"));
         }
         Ok(Actor { name: format!("{} ({})", row.name, row.id), role, token: Some(row.id) })
+    }
+
+    /// Whether a token is over: by the wall clock, or because its time has passed since it was first seen, though the
+    /// wall clock was put back.
+    pub(super) fn ended(&self, token: &TokenRow) -> bool {
+        token.expires.is_some_and(|e| self.token_ends.over(&token.id, e, &*self.clock) || e <= self.now())
     }
 
     pub async fn tokens(&self) -> Result<Vec<TokenInfo>, ApiError> {
@@ -90,6 +99,8 @@ impl App {
         let detail = format!("{:?} '{}', {until}", row.kind, row.name);
         let note = Note::done(&actor.name, "token.create", &row.id, detail);
         self.store.insert_token(&row, &note).await?;
+        // From here on its time counts.
+        self.ended(&row);
         let token = if agent { secret.join(self.gate.ca().fingerprint()) } else { secret.person() };
         Ok(CreatedToken { id: row.id, kind: row.kind, token, expires: row.expires })
     }

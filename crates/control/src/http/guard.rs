@@ -9,7 +9,6 @@ use axum::http::{HeaderMap, HeaderValue, Method, StatusCode};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use lifeboat_api::types::{ApiError, ErrorCode};
-use lifeboat_base::limits;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
@@ -95,7 +94,7 @@ async fn carry_out(
         }
         response
     });
-    match tokio::time::timeout(limits::API_REQUEST, work).await {
+    match tokio::time::timeout(rule.limit, work).await {
         Ok(Ok(response)) => response,
         Ok(Err(broke)) => {
             tracing::error!(error = %broke, action = rule.action, "a request broke");

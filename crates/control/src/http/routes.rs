@@ -1,6 +1,9 @@
 //! The endpoints. Each is a line to the rules in [`crate::app`]; what they take and give is in
 //! [`lifeboat_api::types`].
 
+mod groups;
+mod watch;
+
 use super::answer::{Arg, Asked, Body, HttpError};
 use crate::app::App;
 use crate::policy::{self, Access, Actor};
@@ -13,7 +16,7 @@ use lifeboat_api::types::{
     Agent, ApiError, AuditEntry, AuditQuery, AuditVerification, CleanUpQuery, CreateTokenRequest,
     CreatedToken, DeleteServerQuery, DrillRequest, FailoverRequest, JoinRequest, JoinResponse, Mount,
     MountRequest, Operation, OperationsQuery, PointInfo, PointsQuery, ProtectRequest, Run, SerialQuery,
-    Server, SiteStatus, TokenInfo,
+    Server, ServerChange, SiteStatus, TokenInfo,
 };
 use lifeboat_base::{OperationId, RunId};
 use std::sync::{Arc, OnceLock};
@@ -90,6 +93,25 @@ async fn delete_server(
 ) -> Result<StatusCode, HttpError> {
     app.delete_server(&who, &name, &query).await?;
     Ok(StatusCode::NO_CONTENT)
+}
+
+/// Changes settings of a server; what is not given stays. Takes effect at once.
+#[utoipa::path(patch, path = "/v1/servers/{name}", tag = "servers", params(("name" = String, Path)),
+    request_body = ServerChange, responses((status = 200, body = Server)))]
+async fn change_server(
+    State(app): Site,
+    Extension(who): Who,
+    Arg(name): Arg<String>,
+    Body(change): Body<ServerChange>,
+) -> Answer<Server> {
+    Ok(Json(app.change_server(&who, &name, &change).await?))
+}
+
+/// Says that a person has looked at a server that is held because the store is older than its data.
+#[utoipa::path(post, path = "/v1/servers/{name}/accept", tag = "servers", params(("name" = String, Path)),
+    responses((status = 200, body = Server)))]
+async fn accept(State(app): Site, Extension(who): Who, Arg(name): Arg<String>) -> Answer<Server> {
+    Ok(Json(app.accept(&who, &name).await?))
 }
 
 /// Stops replication; recovery points are kept.
@@ -323,7 +345,10 @@ pub(super) fn all() -> OpenApiRouter<Arc<App>> {
         .routes(routes!(openapi))
         .routes(routes!(status))
         .routes(routes!(list_servers, protect))
-        .routes(routes!(server, delete_server))
+        .routes(routes!(server, delete_server, change_server))
+        .routes(routes!(accept))
+        .merge(watch::all())
+        .merge(groups::all())
         .routes(routes!(stop))
         .routes(routes!(resume))
         .routes(routes!(points))
@@ -362,8 +387,8 @@ pub fn openapi_json() -> String {
     <ApiError as utoipa::ToSchema>::schemas(&mut more);
     components.schemas.extend(more);
     for (path, item) in &mut document.paths.paths {
-        let PathItem { get, post, delete, .. } = item;
-        for (method, operation) in [("GET", get), ("POST", post), ("DELETE", delete)] {
+        let PathItem { get, post, patch, delete, .. } = item;
+        for (method, operation) in [("GET", get), ("POST", post), ("PATCH", patch), ("DELETE", delete)] {
             if let Some(operation) = operation {
                 describe(operation, method, path);
             }

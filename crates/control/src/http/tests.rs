@@ -143,6 +143,63 @@ async fn a_server_is_protected_drilled_failed_over_and_committed_over_the_wire()
 }
 
 #[tokio::test]
+async fn servers_are_changed_watched_and_grouped_over_the_wire() {
+    let served = Served::new().await;
+    let id = served.stage.replicating().await;
+    let o = served.as_role(TokenKind::Operator).await;
+    let window = WindowSpec { seconds: 7200, bytes: 1 << 30 };
+    let change = ServerChange { window: Some(window.clone()), ..ServerChange::default() };
+    assert_eq!(o.change_server("web-1", &change).await.unwrap().window, window);
+    assert_eq!(api(o.change_server("web-1", &change).await.unwrap_err()).0, 400);
+    assert_eq!(api(o.accept("web-1").await.unwrap_err()).0, 409);
+    let server = o.verify("web-1", &VerifyRequest::default()).await.unwrap();
+    assert_eq!(server.runtime.verify.unwrap().state, VerifyState::Running);
+    let stats = RpoStats { p50_ms: 1, p99_ms: 2, max_ms: 3, samples: 4 };
+    let minute = RpoMinute { start: lifeboat_base::Clock::wall(&*served.stage.clock), stats };
+    served.stage.site.world.lock().rpo.insert(id, vec![minute; 3]);
+    assert_eq!(o.rpo("web-1", Some(2)).await.unwrap(), [minute; 2]);
+    assert_eq!(o.check("web-1", true).await.unwrap().records, 100);
+    assert!(
+        o.branches(None).await.unwrap().is_empty() && o.branches(Some("web-1")).await.unwrap().is_empty()
+    );
+    assert_eq!(api(o.delete_branch("web-1", "b1.7f3a").await.unwrap_err()).0, 403);
+    let a = served.as_role(TokenKind::Admin).await;
+    assert_eq!(api(a.delete_branch("web-1", "b1.7f3a").await.unwrap_err()).0, 404);
+
+    let request =
+        GroupRequest { name: "app".into(), servers: vec!["web-1".into()], every_seconds: 0, hold_ms: 100 };
+    o.create_group(&request).await.unwrap();
+    let point = o.cut_group_point("app").await.unwrap();
+    assert_eq!(o.group_points("app", Some(5)).await.unwrap(), std::slice::from_ref(&point));
+    assert_eq!(o.group("app").await.unwrap().latest, Some(point));
+    assert_eq!(o.groups().await.unwrap().len(), 1);
+    let drill: GroupDrillRequest = serde_json::from_value(serde_json::json!({"point": "g1"})).unwrap();
+    for op in o.group_drill("app", &drill).await.unwrap() {
+        assert_eq!(served.stage.ended(op.id).await.state, OperationState::Succeeded);
+    }
+    let failover: GroupFailoverRequest = serde_json::from_value(serde_json::json!({})).unwrap();
+    for op in o.group_failover("app", &failover).await.unwrap() {
+        assert_eq!(served.stage.ended(op.id).await.state, OperationState::Succeeded);
+    }
+    o.delete_group("app").await.unwrap();
+    assert_eq!(api(o.group("app").await.unwrap_err()).0, 404);
+    served.stage.sound().await;
+}
+
+#[test]
+fn no_two_endpoints_have_one_name() {
+    let document: serde_json::Value = serde_json::from_str(&openapi_json()).unwrap();
+    let mut names = BTreeSet::new();
+    for (path, item) in document["paths"].as_object().unwrap() {
+        for (method, operation) in item.as_object().unwrap() {
+            let name = operation["operationId"].as_str().unwrap().to_string();
+            assert!(names.insert(name), "{method} {path}: its operationId is another's too");
+            assert!(operation["responses"]["default"].is_object(), "{method} {path} describes no errors");
+        }
+    }
+}
+
+#[tokio::test]
 async fn an_agent_joins_over_the_wire_knowing_only_its_token() {
     let served = Served::new().await;
     let a = served.as_role(TokenKind::Admin).await;
@@ -167,6 +224,7 @@ fn filled(pattern: &str) -> String {
     pattern
         .replace("{id}", if by_id { id } else { "none" })
         .replace("{name}", "none")
+        .replace("{branch}", "b1.7f3a")
         .replace("{point}", "latest")
 }
 
@@ -295,7 +353,7 @@ async fn whatever_is_sent_the_answer_is_an_error_people_can_read() {
     assert_eq!(
         error.unwrap().to_string(),
         "the body is not what this endpoint takes: unknown field `nam`, expected one of `name`, `agent`, `capture`, \
-         `window`, `launch` at line 1 column 6 (the API is described at /v1/openapi.json)"
+         `window`, `launch`, `replication`, `watch` at line 1 column 6 (the API is described at /v1/openapi.json)"
     );
     assert!(served.stage.app.servers().await.unwrap().is_empty());
     served.stage.sound().await;

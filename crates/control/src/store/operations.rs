@@ -23,6 +23,15 @@ pub struct OperationRow {
     pub cancel: bool,
 }
 
+/// An operation that is about to begin.
+#[derive(Debug, Clone)]
+pub struct NewOperation {
+    pub row: OperationRow,
+    /// The run it makes.
+    pub run: Option<RunRow>,
+    pub note: Note,
+}
+
 fn read_step(row: &SqliteRow) -> Result<Step, StoreError> {
     let percent: Option<i64> = row.try_get("percent")?;
     Ok(Step {
@@ -85,42 +94,39 @@ async fn put_step(
 }
 
 impl Store {
-    /// Stores a new operation, its steps and its run, all or nothing.
+    /// Stores new operations, their steps and their runs, all or nothing.
     ///
     /// # Errors
-    /// [`StoreError::Taken`] when another operation of the server is running.
-    pub async fn begin_operation(
-        &self,
-        row: &OperationRow,
-        run: Option<&RunRow>,
-        note: &Note,
-    ) -> Result<(), StoreError> {
-        let op = &row.operation;
+    /// [`StoreError::Taken`] when another operation of one of the servers is running.
+    pub async fn begin_operations(&self, all: &[NewOperation]) -> Result<(), StoreError> {
         let mut tx = self.write().await?;
-        sqlx::query(
-            "INSERT INTO operations (id, kind, server, server_name, state, started, actor, run, work, memory) \
-             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)",
-        )
-        .bind(op.id.to_string())
-        .bind(word(&op.kind)?)
-        .bind(row.server.to_string())
-        .bind(&op.server)
-        .bind(word(&op.state)?)
-        .bind(nanos(op.started))
-        .bind(&op.actor)
-        .bind(op.run.map(|r| r.to_string()))
-        .bind(json(&row.work)?)
-        .bind(json(&row.memory)?)
-        .execute(&mut *tx)
-        .await
-        .map_err(taken("server's one running operation"))?;
-        for (position, step) in op.steps.iter().enumerate() {
-            put_step(&mut tx, op.id, position, step).await?;
+        for new in all {
+            let op = &new.row.operation;
+            sqlx::query(
+                "INSERT INTO operations (id, kind, server, server_name, state, started, actor, run, work, memory) \
+                 VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)",
+            )
+            .bind(op.id.to_string())
+            .bind(word(&op.kind)?)
+            .bind(new.row.server.to_string())
+            .bind(&op.server)
+            .bind(word(&op.state)?)
+            .bind(nanos(op.started))
+            .bind(&op.actor)
+            .bind(op.run.map(|r| r.to_string()))
+            .bind(json(&new.row.work)?)
+            .bind(json(&new.row.memory)?)
+            .execute(&mut *tx)
+            .await
+            .map_err(taken("server's one running operation"))?;
+            for (position, step) in op.steps.iter().enumerate() {
+                put_step(&mut tx, op.id, position, step).await?;
+            }
+            if let Some(run) = &new.run {
+                put_run(&mut tx, run).await?;
+            }
+            audit::append(&mut tx, self.now(), &new.note).await?;
         }
-        if let Some(run) = run {
-            put_run(&mut tx, run).await?;
-        }
-        audit::append(&mut tx, self.now(), note).await?;
         Ok(tx.commit().await?)
     }
 

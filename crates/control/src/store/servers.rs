@@ -176,26 +176,35 @@ impl Store {
         Ok(tx.commit().await?)
     }
 
-    /// Takes over a higher epoch that the data side was found at, stops the server if it may be stopped, and holds it
-    /// until a person has looked.
+    /// Takes over a higher epoch that the data side was found at, and holds the server until a person has looked.
+    /// False when it is not in the state `from` any more, or not behind.
     pub async fn set_stale(
         &self,
         id: ServerId,
+        from: ServerState,
+        to: ServerState,
         found: Epoch,
-        state: ServerState,
         why: &str,
         note: &Note,
-    ) -> Result<(), StoreError> {
+    ) -> Result<bool, StoreError> {
         let mut tx = self.write().await?;
-        sqlx::query("UPDATE servers SET epoch = MAX(epoch, $1), state = $2, stale = $3 WHERE id = $4")
-            .bind(i64::from(found.0))
-            .bind(state.name())
-            .bind(why)
-            .bind(id.to_string())
-            .execute(&mut *tx)
-            .await?;
+        let done = sqlx::query(
+            "UPDATE servers SET epoch = $1, state = $2, stale = $3 \
+             WHERE id = $4 AND state = $5 AND epoch < $1 AND deleting = 0",
+        )
+        .bind(i64::from(found.0))
+        .bind(to.name())
+        .bind(why)
+        .bind(id.to_string())
+        .bind(from.name())
+        .execute(&mut *tx)
+        .await?;
+        if done.rows_affected() == 0 {
+            return Ok(false);
+        }
         audit::append(&mut tx, self.now(), note).await?;
-        Ok(tx.commit().await?)
+        tx.commit().await?;
+        Ok(true)
     }
 
     /// A person has looked. False when there was nothing to look at.
@@ -224,15 +233,22 @@ impl Store {
         Ok(tx.commit().await?)
     }
 
-    /// From here on the server is on its way out, whatever happens.
-    pub async fn mark_deleting(&self, id: ServerId, note: &Note) -> Result<(), StoreError> {
+    /// From here on the server is on its way out, whatever happens. False when a group has it.
+    pub async fn mark_deleting(&self, id: ServerId, note: &Note) -> Result<bool, StoreError> {
         let mut tx = self.write().await?;
-        sqlx::query("UPDATE servers SET deleting = 1 WHERE id = $1")
-            .bind(id.to_string())
-            .execute(&mut *tx)
-            .await?;
+        let done = sqlx::query(
+            "UPDATE servers SET deleting = 1 \
+             WHERE id = $1 AND NOT EXISTS (SELECT 1 FROM group_members WHERE server = $1)",
+        )
+        .bind(id.to_string())
+        .execute(&mut *tx)
+        .await?;
+        if done.rows_affected() == 0 {
+            return Ok(false);
+        }
         audit::append(&mut tx, self.now(), note).await?;
-        Ok(tx.commit().await?)
+        tx.commit().await?;
+        Ok(true)
     }
 
     pub async fn delete_server(&self, id: ServerId, note: &Note) -> Result<(), StoreError> {

@@ -36,6 +36,7 @@ pub fn server(name: &str, state: ServerState) -> Server {
         watch: WatchSpec::default(),
         state,
         epoch: 1,
+        stale: None,
         created: before(86_400),
         disks: vec![DiskInfo { index: 0, name: "disk0".into(), size: 8 << 30 }],
         runtime: ServerRuntime {
