@@ -30,12 +30,7 @@ mod args {
     }
 }
 
-#[path = "../../crates/lifeboat/src/failure.rs"]
-#[rustfmt::skip]
-#[allow(dead_code, reason = "only what reading a configuration needs is used")]
-mod failure;
-
-mod serve;
+include!(concat!(env!("OUT_DIR"), "/site_toml.rs"));
 
 /// One parser and its promises.
 #[derive(Clone, Copy)]
