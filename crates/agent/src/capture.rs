@@ -3,6 +3,7 @@
 //! A capture feeds a [`Stream`](crate::stream::Stream) and tells in words how it is doing. It runs
 //! in threads of its own until it is stopped, and comes back by itself when its source does.
 
+pub mod bitmaps;
 pub mod mirror;
 pub mod probe;
 pub mod range_lock;

@@ -14,6 +14,7 @@ pub mod identity;
 pub mod session;
 pub mod spool;
 pub mod stream;
+pub mod streams;
 pub mod supervisor;
 pub mod tracking;
 

@@ -4,6 +4,7 @@ use anyhow::{Context, Result};
 use clap::{CommandFactory, Parser, Subcommand};
 use lifeboat_agent::identity::{Identity, Join, join};
 use lifeboat_agent::session::{ControlChannel, Link, run_control};
+use lifeboat_agent::streams::Streams;
 use lifeboat_agent::supervisor::{Supervisor, lock_directory};
 use lifeboat_base::limits::HEARTBEAT_EVERY;
 use lifeboat_base::{Clock, Entropy, SystemClock, SystemEntropy};
@@ -127,11 +128,17 @@ async fn run(dir: PathBuf) -> Result<()> {
     let (assignments_in, mut assignments) = mpsc::channel(4);
     let (report_out, report) = watch::channel(Report::default());
     let (connected_out, connected) = watch::channel(false);
+    let streams = Arc::new(Streams::default());
     let control = tokio::spawn(run_control(
         link.clone(),
-        ControlChannel { assignments: assignments_in, report, connected: connected_out },
+        ControlChannel {
+            assignments: assignments_in,
+            report,
+            connected: connected_out,
+            streams: Arc::clone(&streams),
+        },
     ));
-    let mut supervisor = Supervisor::new(link, clock, tokio::runtime::Handle::current());
+    let mut supervisor = Supervisor::new(link, clock, tokio::runtime::Handle::current(), streams)?;
     let (mut term, mut int) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
     supervisor = tokio::task::spawn_blocking(move || {
         supervisor.restore();
@@ -185,6 +192,8 @@ fn write_status(identity: &Identity, report: &Report, connected: bool) -> Result
                 "done_bytes": s.done_bytes,
                 "sent_bytes": s.sent_bytes,
                 "lag_bytes": s.lag_bytes,
+                "spool_bytes": s.spool_bytes,
+                "hashed_bytes": s.hashed_bytes,
                 "disks": s.disks.iter().map(|d| json!({"name": d.name, "size": d.size})).collect::<Vec<_>>(),
                 "exports": s.exports,
             })

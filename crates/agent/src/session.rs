@@ -5,6 +5,7 @@
 
 use crate::identity::Identity;
 use crate::stream::Stream;
+use crate::streams::Streams;
 use lifeboat_base::limits::{HANDSHAKE, HEARTBEAT_EVERY, MAX_FRAME, SESSION_SILENCE};
 use lifeboat_base::{Entropy, Seq, ServerId};
 use lifeboat_replicate::message::{
@@ -66,12 +67,16 @@ impl Link {
             .unwrap_or_else(|_| Err(unreachable(format!("no answer within {HANDSHAKE:?}"))))
     }
 
-    /// Connects and says hello; the site's welcome.
-    async fn open(&self, session: hello::Session) -> Result<(TlsStream<TcpStream>, Welcome), SessionError> {
+    /// Connects and says hello under a name; the site's welcome.
+    async fn open(
+        &self,
+        instance: u64,
+        session: hello::Session,
+    ) -> Result<(TlsStream<TcpStream>, Welcome), SessionError> {
         let mut tls = self.connect().await?;
         let hello = Hello {
             version: VERSION,
-            instance: self.instance,
+            instance,
             agent_version: env!("CARGO_PKG_VERSION").into(),
             session: Some(session),
         };
@@ -155,17 +160,18 @@ async fn stream_session(
     link: &Link,
     server: ServerId,
     disks: &[Disk],
-    stream: &Stream,
+    stream: &Arc<Stream>,
     refusal: &parking_lot::Mutex<Option<String>>,
     backoff: &mut Backoff,
 ) -> Result<(), SessionError> {
+    let (name, lineage) = stream.names();
     let hello = StreamSession {
         server: server.as_bytes().to_vec(),
         epoch: stream.epoch().0,
         disks: disks.to_vec(),
-        lineage: Vec::new(),
+        lineage,
     };
-    let (tls, welcome) = link.open(hello::Session::Stream(hello)).await?;
+    let (tls, welcome) = link.open(name, hello::Session::Stream(hello)).await?;
     let now = stream.clock().wall();
     let welcomed = Welcomed {
         durable: Seq(welcome.durable),
@@ -174,11 +180,11 @@ async fn stream_session(
         follows: welcome.follows,
     };
     stream.with_sender(|s| s.connected(now, &welcomed));
-    tracing::info!(%server, durable = welcome.durable, "stream connected");
+    tracing::info!(%server, durable = welcome.durable, branch = welcome.branch, "stream connected");
     let (mut reader, mut writer) = tokio::io::split(tls);
     tokio::select! {
         r = read_stream(&mut reader, stream, refusal, backoff) => r,
-        w = write_stream(&mut writer, stream) => w,
+        w = write_stream(&mut writer, stream, name) => w,
     }
 }
 
@@ -210,7 +216,11 @@ async fn read_stream(
     }
 }
 
-async fn write_stream(writer: &mut (impl AsyncWrite + Unpin), stream: &Stream) -> Result<(), SessionError> {
+async fn write_stream(
+    writer: &mut (impl AsyncWrite + Unpin),
+    stream: &Arc<Stream>,
+    name: u64,
+) -> Result<(), SessionError> {
     // The first frame: the site sets its idea of this clock by it.
     let mut last_ping = None;
     loop {
@@ -224,9 +234,22 @@ async fn write_stream(writer: &mut (impl AsyncWrite + Unpin), stream: &Stream) -
             let ping = stream.with_ping();
             writer.write_all(&ping).await.map_err(ShellError::from)?;
         }
-        if let Some(FrameBytes::Memory(frame)) = stream.next_frame() {
-            writer.write_all(&frame).await.map_err(ShellError::from)?;
-            continue;
+        if stream.names().0 != name {
+            return Err(SessionError::Protocol("tracking is of no use any more; under another name".into()));
+        }
+        match stream.next_frame() {
+            Some(FrameBytes::Memory(frame)) => {
+                writer.write_all(&frame).await.map_err(ShellError::from)?;
+                continue;
+            }
+            Some(FrameBytes::Spooled(slot)) => {
+                let source = Arc::clone(stream);
+                let read = tokio::task::spawn_blocking(move || source.read_spooled(slot)).await;
+                let frame = read.map_err(|_| SessionError::Stopped)?.map_err(ShellError::from)?;
+                writer.write_all(&frame).await.map_err(ShellError::from)?;
+                continue;
+            }
+            None => {}
         }
         writer.flush().await.map_err(ShellError::from)?;
         tokio::select! {
@@ -244,13 +267,15 @@ pub struct ControlChannel {
     pub report: watch::Receiver<Report>,
     /// True while a control session is open.
     pub connected: watch::Sender<bool>,
+    /// What is captured here.
+    pub streams: Arc<Streams>,
 }
 
 /// Keeps a control session open until the process ends.
 pub async fn run_control(link: Link, channel: ControlChannel) {
     let mut backoff = Backoff(FIRST_WAIT);
     loop {
-        match link.open(hello::Session::Control(ControlSession {})).await {
+        match link.open(link.instance, hello::Session::Control(ControlSession {})).await {
             Ok((tls, _)) => {
                 backoff = Backoff(FIRST_WAIT);
                 tracing::info!("connected to the site");
@@ -336,6 +361,16 @@ async fn handle_control(
                 }
             });
         }
+        // A group's members hold their writes meanwhile: answered at once.
+        Some(control::Body::Hold(hold)) => {
+            let body = Some(control::Body::HoldResult(channel.streams.hold(&hold)));
+            let _ = answers.send(Control { id: message.id, body }).await;
+        }
+        Some(control::Body::Cut(cut)) => {
+            let body = Some(control::Body::CutResult(channel.streams.cut(&cut)));
+            let _ = answers.send(Control { id: message.id, body }).await;
+        }
+        Some(control::Body::Verify(verify)) => channel.streams.verify(&verify),
         Some(control::Body::Renewed(r)) if r.error.is_empty() => {
             if let Err(e) = link.identity.renewed(&r.certificate) {
                 tracing::error!("the renewed certificate cannot be used: {e:#}");

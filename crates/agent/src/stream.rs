@@ -1,29 +1,81 @@
 //! One server's stream at the source: the sender's state machine, shared by the captures that feed
 //! it, the encoder thread, the sync thread and the session that writes it out.
 //!
-//! Invariant: a capture never waits for the network; the lock is held for moments only.
+//! Invariants: a capture's write waits for nothing but its mark in the write-intent log and, for moments that are bounded,
+//! a group's barrier; never for the network. A flush waits for the site in synchronous mode only ([`confirm`]). The
+//! lock is held for moments.
 
+mod confirm;
+mod hold;
+mod verify;
+
+use crate::spool::Spool;
+use crate::tracking::Tracking;
 use bytes::Bytes;
 use lifeboat_base::limits::{BARRIER_EVERY, BLOCK};
 use lifeboat_base::{Clock, DiskId, Epoch};
 use lifeboat_block::{BlockDevice, BlockError, ExtentKind};
 use lifeboat_replicate::encode::{BATCH, StreamEncoder};
-use lifeboat_replicate::sender::{FrameBytes, Sender, Status, Suspects, SyncTask, TaskKind};
+use lifeboat_replicate::sender::{
+    FrameBytes, Phase, Sender, Settle, Slot, Status, Suspects, SyncTask, TaskKind, Ticket,
+};
 use lifeboat_replicate::wire::hash_block;
 use parking_lot::{Condvar, Mutex, MutexGuard};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread::JoinHandle;
 use std::time::Duration;
 use tokio::sync::Notify;
+
+use confirm::Confirm;
+pub use confirm::{ConfirmPolicy, FlushParts};
+use hold::Hold;
+use verify::VerifyPace;
 
 /// How long the encoder lets writes gather before it makes a small batch of them.
 const GATHER: Duration = Duration::from_millis(3);
 /// How long to wait before a source that could not be read is tried again.
 const READ_RETRY: Duration = Duration::from_secs(1);
 
+/// How often the write-intent log is looked through.
+const ROTATE_EVERY: Duration = Duration::from_secs(5);
+const KEEP_LOOK: Duration = Duration::from_millis(500);
+
 /// Where a sync reads a server's disks; `None` while the capture is not attached.
 type Source = Option<Arc<[Arc<dyn BlockDevice>]>>;
+
+/// What the settings say of a stream.
+pub struct StreamSettings {
+    pub epoch: Epoch,
+    pub sizes: Vec<u64>,
+    /// This process, as the site knows it.
+    pub instance: u64,
+    /// Earlier processes whose writes `tracking` covers, this one first.
+    pub lineage: Vec<u64>,
+    pub policy: ConfirmPolicy,
+    /// The server has been synchronous before.
+    pub armed: bool,
+    pub tracking: Option<Arc<Tracking>>,
+    pub spool: Option<Spool>,
+    pub spool_bytes: u64,
+}
+
+impl StreamSettings {
+    /// An asynchronous stream without tracking and spool.
+    pub fn plain(epoch: Epoch, sizes: &[u64]) -> Self {
+        Self {
+            epoch,
+            sizes: sizes.to_vec(),
+            instance: 0,
+            lineage: Vec::new(),
+            policy: ConfirmPolicy::default(),
+            armed: false,
+            tracking: None,
+            spool: None,
+            spool_bytes: 0,
+        }
+    }
+}
 
 /// A place of the source that could not be read.
 struct Trouble {
@@ -40,19 +92,52 @@ pub struct Stream {
     sync_wake: Condvar,
     /// Told when a frame can be written.
     pub writer_wake: Notify,
+    /// Told of acknowledgements and frames, for flushes that wait.
+    confirm_wake: Condvar,
+    confirm: Mutex<Confirm>,
+    /// Flushes that wait.
+    waiting: AtomicUsize,
+    /// Told when a group's barrier lets writes go on.
+    hold_over: Condvar,
+    held: AtomicBool,
+    hold: Mutex<Option<Hold>>,
+    /// For pauses that a stop cuts short.
+    pausing: Mutex<()>,
+    pause_over: Condvar,
+    verify: Mutex<VerifyPace>,
+    tracking: Option<Arc<Tracking>>,
+    spool: Mutex<Option<Spool>>,
+    /// This process's name at the site, and those before it; another name means that tracking is not to be believed.
+    names: Mutex<(u64, Vec<u64>)>,
     source: Mutex<Source>,
     trouble: Mutex<Option<Trouble>>,
     stop: AtomicBool,
 }
 
 impl Stream {
-    pub fn new(clock: Arc<dyn Clock>, epoch: Epoch, sizes: &[u64]) -> Arc<Self> {
+    pub fn new(clock: Arc<dyn Clock>, settings: StreamSettings) -> Arc<Self> {
+        let mut sender = Sender::new(settings.epoch, &settings.sizes);
+        if settings.spool.is_some() {
+            sender.set_spool_limit(settings.spool_bytes);
+        }
         Arc::new(Self {
             clock,
-            sender: Mutex::new(Sender::new(epoch, sizes)),
+            sender: Mutex::new(sender),
             encoder_wake: Condvar::new(),
             sync_wake: Condvar::new(),
             writer_wake: Notify::new(),
+            confirm_wake: Condvar::new(),
+            confirm: Mutex::new(Confirm::new(settings.policy, settings.armed)),
+            waiting: AtomicUsize::new(0),
+            hold_over: Condvar::new(),
+            held: AtomicBool::new(false),
+            hold: Mutex::default(),
+            pausing: Mutex::default(),
+            pause_over: Condvar::new(),
+            verify: Mutex::default(),
+            tracking: settings.tracking,
+            spool: Mutex::new(settings.spool),
+            names: Mutex::new((settings.instance, settings.lineage)),
             source: Mutex::new(None),
             trouble: Mutex::new(None),
             stop: AtomicBool::new(false),
@@ -64,10 +149,11 @@ impl Stream {
     /// # Errors
     /// When the system has no thread to give.
     pub fn start(self: &Arc<Self>) -> std::io::Result<Vec<JoinHandle<()>>> {
-        let (a, b) = (Arc::clone(self), Arc::clone(self));
+        let (a, b, c) = (Arc::clone(self), Arc::clone(self), Arc::clone(self));
         Ok(vec![
             std::thread::Builder::new().name("encoder".into()).spawn(move || a.encode_loop())?,
             std::thread::Builder::new().name("sync".into()).spawn(move || b.sync_loop())?,
+            std::thread::Builder::new().name("keeper".into()).spawn(move || c.keep_loop())?,
         ])
     }
 
@@ -76,6 +162,9 @@ impl Stream {
         let _sender = self.sender.lock();
         self.encoder_wake.notify_all();
         self.sync_wake.notify_all();
+        self.confirm_wake.notify_all();
+        self.hold_over.notify_all();
+        self.pause_over.notify_all();
         self.writer_wake.notify_one();
     }
 
@@ -111,6 +200,7 @@ impl Stream {
     /// A write that is complete at the source.
     pub fn write(&self, disk: DiskId, offset: u64, data: Bytes) {
         let mut sender = self.sender.lock();
+        self.wait_for_hold(&mut sender);
         let before = sender.queue_bytes();
         sender.write(self.clock.wall(), disk, offset, data);
         self.wake_encoder(&sender, before);
@@ -119,6 +209,7 @@ impl Stream {
     /// Zeros that are in effect at the source.
     pub fn zero(&self, disk: DiskId, offset: u64, len: u64) {
         let mut sender = self.sender.lock();
+        self.wait_for_hold(&mut sender);
         let before = sender.queue_bytes();
         sender.zero(self.clock.wall(), disk, offset, len);
         self.wake_encoder(&sender, before);
@@ -126,7 +217,9 @@ impl Stream {
 
     /// The range may hold anything.
     pub fn suspect(&self, disk: DiskId, offset: u64, len: u64) {
-        self.sender.lock().suspect(disk, offset, len);
+        let mut sender = self.sender.lock();
+        self.wait_for_hold(&mut sender);
+        sender.suspect(disk, offset, len);
         self.sync_wake.notify_all();
     }
 
@@ -146,6 +239,7 @@ impl Stream {
         let result = f(&mut sender);
         self.encoder_wake.notify_one();
         self.sync_wake.notify_one();
+        self.wake_confirms();
         drop(sender);
         self.writer_wake.notify_one();
         result
@@ -154,6 +248,41 @@ impl Stream {
     /// The next frame to write, without waking anybody.
     pub fn next_frame(&self) -> Option<FrameBytes> {
         self.sender.lock().next_frame()
+    }
+
+    /// A spooled frame's bytes. Blocks on the agent's disk.
+    ///
+    /// # Errors
+    /// When it cannot be read: the session must end, and the stream starts anew with the next.
+    pub fn read_spooled(&self, slot: Slot) -> std::io::Result<Bytes> {
+        let gone = || std::io::Error::from(std::io::ErrorKind::NotFound);
+        let sealed = self.spool.lock().as_ref().ok_or_else(gone)?.find(slot)?;
+        let read = sealed
+            .read()
+            .and_then(|(id, bytes)| self.spool.lock().as_ref().ok_or_else(gone)?.open_sealed(id, bytes));
+        if let Err(e) = &read {
+            tracing::error!("the spool cannot be read: {e}; everything is compared");
+            self.sender.lock().spool_lost();
+        }
+        read
+    }
+
+    /// This process's name for the site, and the names of those whose unacknowledged writes tracking covers.
+    pub fn names(&self) -> (u64, Vec<u64>) {
+        self.names.lock().clone()
+    }
+
+    /// The write-intent log cannot be kept: from now on this process has a name that the log does not know, so that no
+    /// later process believes what it says.
+    pub fn disown_tracking(&self) {
+        let mut names = self.names.lock();
+        if names.1.is_empty() {
+            return;
+        }
+        let name = self.clock.monotonic().as_nanos() as u64;
+        *names = (names.0.rotate_left(17) ^ name, Vec::new());
+        drop(names);
+        self.writer_wake.notify_one();
     }
 
     /// A sign of life as a frame.
@@ -179,6 +308,13 @@ impl Stream {
         }
     }
 
+    /// A barrier behind everything captured so far; `None` while the stream is not live.
+    pub fn take_ticket(&self) -> Option<Ticket> {
+        let ticket = self.sender.lock().ticket(self.clock.wall());
+        self.encoder_wake.notify_one();
+        ticket
+    }
+
     /// Why the source cannot be read, as long as that is so.
     pub fn trouble(&self) -> Option<String> {
         self.trouble.lock().as_ref().map(|t| t.text.clone())
@@ -190,6 +326,10 @@ impl Stream {
 
     pub fn epoch(&self) -> Epoch {
         self.sender.lock().epoch()
+    }
+
+    pub fn tracking(&self) -> Option<&Arc<Tracking>> {
+        self.tracking.as_ref()
     }
 
     pub fn clock(&self) -> &Arc<dyn Clock> {
@@ -208,22 +348,71 @@ impl Stream {
                 last_tick = now;
                 sender.tick(self.clock.wall());
             }
+            if let Some(what) = sender.settle_due() {
+                MutexGuard::unlocked(&mut sender, || self.settle(what));
+                sender.settled(what);
+            }
             if !sender.wants_encoder() {
                 self.encoder_wake.wait_for(&mut sender, BARRIER_EVERY);
                 continue;
             }
-            if sender.queue_bytes() < BATCH {
+            // A flush that waits for the site is not made to wait for company.
+            if sender.queue_bytes() < BATCH && self.waiting.load(Ordering::Relaxed) == 0 {
                 self.encoder_wake.wait_for(&mut sender, GATHER);
             }
             let Some(batch) = sender.take_batch(BATCH) else { continue };
             let waiting = sender.queue_bytes();
+            let spool = sender.spools();
             drop(sender);
             let done = encoder.encode(&batch, waiting);
             drop(batch);
+            let spooled = if spool && !done.offer { self.spool_frame(&done.frame) } else { None };
             sender = self.sender.lock();
-            sender.encoded(done.last, done.offer, FrameBytes::Memory(done.frame));
+            if spool && !done.offer && spooled.is_none() {
+                sender.spool_failed();
+            }
+            let bytes = spooled.map_or(FrameBytes::Memory(done.frame), FrameBytes::Spooled);
+            sender.encoded(done.last, done.offer, bytes);
+            let released = sender.spool_released();
             self.sync_wake.notify_one();
+            self.wake_confirms();
             self.writer_wake.notify_one();
+            if spool {
+                // Not under the sender's lock: files may be removed.
+                MutexGuard::unlocked(&mut sender, || self.release_spool(released));
+            }
+        }
+    }
+
+    /// Nothing is sent before tracking fits what the site said.
+    fn settle(&self, what: Settle) {
+        let Some(tracking) = &self.tracking else { return };
+        let name = self.names.lock().0;
+        if tracking.settle(name, what).is_err() {
+            self.disown_tracking();
+        }
+    }
+
+    fn spool_frame(&self, frame: &[u8]) -> Option<Slot> {
+        let mut spool = self.spool.lock();
+        match spool.as_mut()?.write(frame) {
+            Ok(slot) => Some(slot),
+            Err(e) => {
+                tracing::warn!("the spool cannot be written: {e}; the dirty map takes over");
+                None
+            }
+        }
+    }
+
+    /// Another bound for the spool from now on; there is none where it could not be opened.
+    pub fn set_spool_bytes(&self, bytes: u64) {
+        let there = self.spool.lock().is_some();
+        self.sender.lock().set_spool_limit(if there { bytes } else { 0 });
+    }
+
+    fn release_spool(&self, below: u64) {
+        if let Some(spool) = self.spool.lock().as_mut() {
+            spool.release(below);
         }
     }
 
@@ -232,37 +421,101 @@ impl Stream {
         while !self.stopped() {
             let source = self.source.lock().clone();
             let task = match &source {
-                Some(_) => sender.next_task(),
+                Some(_) => sender.next_task().or_else(|| self.next_verify(&mut sender)),
                 None => None,
             };
             let (Some(task), Some(source)) = (task, source) else {
                 self.sync_wake.wait_for(&mut sender, BARRIER_EVERY);
                 continue;
             };
+            let polite = sender.status().phase == Phase::Resync && sender.queue_bytes() > 0;
             drop(sender);
+            let begun = self.clock.monotonic();
             let done = self.carry_out(&task, &source);
             sender = self.sender.lock();
             match done {
-                Ok(()) => {
-                    let there = task.offset..task.offset + task.len;
-                    let mut trouble = self.trouble.lock();
-                    if trouble.as_ref().is_some_and(|t| t.disk == task.disk && there.contains(&t.offset)) {
-                        *trouble = None;
-                    }
-                }
-                Err(e) => {
-                    let text = format!("{} cannot be read at byte {}: {e}", task.disk, task.offset);
-                    tracing::warn!("{text}");
-                    sender.task_failed(task.id);
-                    *self.trouble.lock() = Some(Trouble { disk: task.disk, offset: task.offset, text });
-                    // Every acknowledgement wakes this thread; the source is tried again no sooner for it.
-                    let failed = self.clock.monotonic();
-                    while !self.stopped() && self.clock.monotonic().saturating_sub(failed) < READ_RETRY {
-                        self.sync_wake.wait_for(&mut sender, READ_RETRY);
-                    }
-                }
+                Ok(()) => self.source_read(&task),
+                Err(e) => self.source_failed(&mut sender, &task, &e),
             }
             self.encoder_wake.notify_one();
+            if polite {
+                // The source has work of its own: half of the time is its.
+                let pause = self.clock.monotonic().saturating_sub(begun);
+                MutexGuard::unlocked(&mut sender, || self.pause(pause));
+            }
+        }
+    }
+
+    /// Lets time pass, until the stream stops.
+    fn pause(&self, length: Duration) {
+        let mut pausing = self.pausing.lock();
+        if !self.stopped() {
+            self.pause_over.wait_for(&mut pausing, length);
+        }
+    }
+
+    fn source_read(&self, task: &SyncTask) {
+        let there = task.offset..task.offset + task.len;
+        let mut trouble = self.trouble.lock();
+        if trouble.as_ref().is_some_and(|t| t.disk == task.disk && there.contains(&t.offset)) {
+            *trouble = None;
+        }
+    }
+
+    fn source_failed(&self, sender: &mut MutexGuard<'_, Sender>, task: &SyncTask, e: &BlockError) {
+        let text = format!("{} cannot be read at byte {}: {e}", task.disk, task.offset);
+        tracing::warn!("{text}");
+        sender.task_failed(task.id);
+        *self.trouble.lock() = Some(Trouble { disk: task.disk, offset: task.offset, text });
+        // Every acknowledgement wakes this thread; the source is tried again no sooner for it.
+        let failed = self.clock.monotonic();
+        while !self.stopped() && self.clock.monotonic().saturating_sub(failed) < READ_RETRY {
+            self.sync_wake.wait_for(sender, READ_RETRY);
+        }
+    }
+
+    /// Takes back marks of the write-intent log, and sees to it that a synchronous server becomes so.
+    fn keep_loop(&self) {
+        let mut last = self.clock.monotonic();
+        while !self.stopped() {
+            let mut sender = self.sender.lock();
+            self.confirm_wake.wait_for(&mut sender, KEEP_LOOK);
+            let released = sender.spool_released();
+            drop(sender);
+            self.release_spool(released);
+            self.promote();
+            let now = self.clock.monotonic();
+            if now.saturating_sub(last) >= ROTATE_EVERY {
+                last = now;
+                self.rotate();
+            }
+        }
+    }
+
+    /// One round of the write-intent log's upkeep.
+    fn rotate(&self) {
+        let Some(tracking) = &self.tracking else { return };
+        let Some(source) = self.source.lock().clone() else { return };
+        if !tracking.has_intents() || tracking.broken().is_some() {
+            return;
+        }
+        let (passed, written) = {
+            let mut sender = self.sender.lock();
+            let passed = sender.mark_passed();
+            if passed.is_none() {
+                sender.set_mark_if_none();
+            }
+            (passed, sender.has_written())
+        };
+        let Some(floor) = passed else { return };
+        // What the site has must survive here too before it may be called equal.
+        if let Err(e) = source.iter().try_for_each(|d| d.flush()) {
+            tracing::warn!("the source cannot be flushed: {e}; its marks stay");
+            return;
+        }
+        let suspect = |disk: DiskId, offset, len| self.sender.lock().is_suspect(disk, offset, len);
+        if tracking.rotate(floor, written, suspect).is_ok() {
+            self.sender.lock().set_mark();
         }
     }
 
@@ -275,12 +528,13 @@ impl Stream {
                 let holes = holes(&**device, task.offset, task.len)?;
                 self.sender.lock().scanned(self.clock.wall(), task.id, &holes);
             }
-            TaskKind::Compare | TaskKind::Verify => {
+            TaskKind::Compare => {
                 let mut content = vec![0; task.len as usize];
                 device.read(task.offset, &mut content)?;
                 let hashes = content.chunks(BLOCK).map(hash_block).collect();
                 self.sender.lock().hashed(self.clock.wall(), task.id, content.into(), hashes);
             }
+            TaskKind::Verify => self.carry_out_verify(task, &**device)?,
         }
         Ok(())
     }

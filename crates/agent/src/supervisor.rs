@@ -2,21 +2,30 @@
 //!
 //! The assignments are kept on disk, so that after a restart the captures come up at once, even
 //! while the site is away: a splitter's users must not depend on the far site.
+//!
+//! Invariant: a server's tracking log stays as long as the server is assigned, and goes when it is not: who writes to its
+//! disks then is nobody's business here.
+
+mod unit;
 
 use crate::capture::mirror::{self, MirrorSettings, StopFlag};
 use crate::capture::splitter::{Listen, Splitter, SplitterSettings};
 use crate::capture::{CaptureState, StateCell, probe};
 use crate::identity::{Identity, write_private};
 use crate::session::{Link, run_stream};
-use crate::stream::Stream;
+use crate::spool::Spool;
+use crate::stream::{Stream, StreamSettings};
+use crate::streams::Streams;
+use crate::tracking::{Found, TrackSpec, Tracking};
 use anyhow::{Context, Result, bail, ensure};
 use lifeboat_api::types::CaptureSpec;
 use lifeboat_base::limits::{MAX_DISK, MAX_DISKS};
 use lifeboat_base::{Clock, Epoch, ServerId};
+use lifeboat_block::storage::{DirStorage, Storage};
 use lifeboat_replicate::message::{
     Assignment, Assignments, Disk, Failure, Phase, Probe, ProbeResult, Report, ServerReport,
 };
-use lifeboat_replicate::sender;
+use lifeboat_replicate::sender::{self, Suspects};
 use parking_lot::Mutex;
 use prost::Message;
 use std::collections::HashMap;
@@ -26,6 +35,7 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
 use tokio::runtime::Handle;
+use unit::Unit;
 
 /// How long a splitter waits before it tries again to serve.
 const RETRY: Duration = Duration::from_secs(2);
@@ -39,19 +49,8 @@ pub struct Supervisor {
     /// What could not be started, and why: said to the site, tried again with the next assignments.
     broken: Vec<(Assignment, String)>,
     rates: HashMap<ServerId, Rate>,
-}
-
-/// One server under capture.
-struct Unit {
-    assignment: Assignment,
-    stream: Arc<Stream>,
-    state: Arc<StateCell>,
-    stop: Arc<StopFlag>,
-    refusal: Arc<Mutex<Option<String>>>,
-    exports: Vec<String>,
-    capture: JoinHandle<()>,
-    threads: Vec<JoinHandle<()>>,
-    session: tokio::task::JoinHandle<()>,
+    streams: Arc<Streams>,
+    tracks: Arc<dyn Storage>,
 }
 
 /// Bytes per second over the last few seconds.
@@ -63,8 +62,21 @@ struct Rate {
 }
 
 impl Supervisor {
-    pub fn new(link: Link, clock: Arc<dyn Clock>, runtime: Handle) -> Self {
-        Self { link, clock, runtime, units: HashMap::new(), broken: Vec::new(), rates: HashMap::new() }
+    /// # Errors
+    /// When the directory of the tracking logs cannot be made.
+    pub fn new(link: Link, clock: Arc<dyn Clock>, runtime: Handle, streams: Arc<Streams>) -> Result<Self> {
+        let dir = link.identity.dir().join("track");
+        let tracks = DirStorage::new(&dir).with_context(|| format!("cannot make {}", dir.display()))?;
+        Ok(Self {
+            link,
+            clock,
+            runtime,
+            units: HashMap::new(),
+            broken: Vec::new(),
+            rates: HashMap::new(),
+            streams,
+            tracks: Arc::new(tracks),
+        })
     }
 
     fn cache(&self) -> PathBuf {
@@ -92,6 +104,11 @@ impl Supervisor {
                 Err(e) => tracing::warn!("an assignment is ignored: {e}"),
             }
         }
+        for (id, unit) in &mut self.units {
+            if let Some(a) = wanted.get(id) {
+                unit.adapt(a);
+            }
+        }
         let over: Vec<ServerId> = self
             .units
             .iter()
@@ -101,7 +118,11 @@ impl Supervisor {
         for id in over {
             if let Some(unit) = self.units.remove(&id) {
                 tracing::info!(server = unit.assignment.name, "capture stops");
-                unit.stop();
+                self.streams.remove(id);
+                if let Err(e) = Tracking::remove(&*self.tracks, id) {
+                    tracing::warn!("the tracking log cannot be removed: {e}");
+                }
+                unit.retire();
             }
         }
         self.broken.clear();
@@ -123,18 +144,19 @@ impl Supervisor {
         let spec: CaptureSpec = serde_json::from_str(&assignment.capture)
             .context("the assignment's capture is not understood")?;
         check_disks(&assignment, &spec)?;
-        let sizes: Vec<u64> = assignment.disks.iter().map(|d| d.size).collect();
-        let stream = Stream::new(Arc::clone(&self.clock), Epoch(assignment.epoch), &sizes);
+        let (settings, found) = self.stream_settings(id, &assignment, &spec);
+        let stream = Stream::new(Arc::clone(&self.clock), settings);
         let state = Arc::new(StateCell::default());
         let stop = Arc::new(StopFlag::default());
         let threads = stream.start()?;
-        let (capture, exports) = match self.capture(id, &assignment, &spec, &stream, &state, &stop) {
+        let (capture, exports) = match self.capture(id, &assignment, &spec, &stream, found, &state, &stop) {
             Ok(c) => c,
             Err(e) => {
                 stream.stop();
                 return Err(e);
             }
         };
+        self.streams.insert(id, Arc::clone(&stream));
         let refusal = Arc::new(Mutex::new(None));
         let session = self.runtime.spawn(run_stream(
             self.link.clone(),
@@ -143,7 +165,56 @@ impl Supervisor {
             Arc::clone(&stream),
             Arc::clone(&refusal),
         ));
-        Ok(Unit { assignment, stream, state, stop, refusal, exports, capture, threads, session })
+        Ok(Unit {
+            assignment,
+            stream,
+            state,
+            stop,
+            refusal,
+            exports,
+            capture: Some(capture),
+            threads,
+            session,
+        })
+    }
+
+    /// Tracking and spool are worth much and not everything: without them the guest is protected all the same.
+    fn stream_settings(
+        &self,
+        id: ServerId,
+        assignment: &Assignment,
+        spec: &CaptureSpec,
+    ) -> (StreamSettings, Found) {
+        let replication = unit::replication(assignment);
+        let track = TrackSpec {
+            server: id,
+            epoch: Epoch(assignment.epoch),
+            sizes: assignment.disks.iter().map(|d| d.size).collect(),
+            intents: matches!(spec, CaptureSpec::Splitter { .. }),
+        };
+        let (tracking, found) = match Tracking::open(&*self.tracks, &track, &*self.link.entropy) {
+            Ok((tracking, found)) => (Some(tracking), found),
+            Err(e) => {
+                tracing::error!("no tracking: {e}; after a restart of this agent everything is compared");
+                let _ = Tracking::remove(&*self.tracks, id);
+                (None, Found { suspects: Suspects::All, lineage: Vec::new(), armed: false, base: 0 })
+            }
+        };
+        let dir = self.link.identity.dir().join("spool").join(id.to_string());
+        let spool = Spool::open(&dir, &*self.link.entropy)
+            .inspect_err(|e| tracing::error!("no spool: {e}; a link that is down costs points sooner"));
+        let settings = StreamSettings {
+            epoch: track.epoch,
+            sizes: track.sizes,
+            instance: self.link.instance,
+            lineage: found.lineage.clone(),
+            policy: unit::policy(&replication),
+            armed: found.armed,
+            tracking,
+            spool: spool.ok(),
+            spool_bytes: replication.spool_bytes,
+        };
+        (settings, found)
     }
 
     fn capture(
@@ -152,6 +223,7 @@ impl Supervisor {
         assignment: &Assignment,
         spec: &CaptureSpec,
         stream: &Arc<Stream>,
+        found: Found,
         state: &Arc<StateCell>,
         stop: &Arc<StopFlag>,
     ) -> Result<(JoinHandle<()>, Vec<String>)> {
@@ -169,6 +241,9 @@ impl Supervisor {
                     disks: assignment.disks.iter().map(|d| (d.name.clone(), d.size)).collect(),
                     sink: run.join(format!("{short}.sink")),
                     export: run.join(format!("{short}.read")),
+                    tracking: stream.tracking().cloned(),
+                    found: found.suspects,
+                    base: found.base,
                 };
                 Ok((
                     thread.spawn(move || mirror::run(&settings, &stream, &clock, &state, &stop))?,
@@ -190,6 +265,8 @@ impl Supervisor {
                     sizes: assignment.disks.iter().map(|d| d.size).collect(),
                     listen,
                     tls,
+                    tracking: stream.tracking().cloned(),
+                    found: found.suspects,
                 };
                 Ok((
                     thread.spawn(move || serve_splitter(&settings, &stream, &clock, &state, &stop))?,
@@ -215,6 +292,7 @@ impl Supervisor {
                     rate.rate = (done as f64 / elapsed.as_secs_f64()) as u64;
                     *rate = Rate { at: now, done: s.done_bytes, rate: rate.rate };
                 }
+                let (sync_state, sync_since, flushes) = u.stream.confirm_status(&*self.clock);
                 let capture = u.state.get();
                 let stalled = match (&capture, u.refusal.lock().clone()) {
                     (_, Some(no)) => no,
@@ -235,10 +313,10 @@ impl Supervisor {
                     lag_bytes: s.lag_bytes,
                     spool_bytes: s.spool_bytes,
                     hashed_bytes: s.hashed_bytes,
-                    verify: u.stream.with_sender(|s| s.verify_report()),
-                    sync_state: 0,
-                    sync_since: 0,
-                    flushes: None,
+                    verify: u.stream.verify_report(),
+                    sync_state: sync_state as i32,
+                    sync_since: sync_since.0,
+                    flushes,
                 }
             })
             .collect();
@@ -252,27 +330,12 @@ impl Supervisor {
         Report { servers }
     }
 
-    /// Detaches everything, leaving nothing in any machine.
+    /// Detaches everything, leaving nothing in any machine but the bitmaps by which the next process knows what it missed.
     pub fn stop_all(&mut self) {
-        for (_, unit) in self.units.drain() {
+        for (id, unit) in self.units.drain() {
+            self.streams.remove(id);
             unit.stop();
         }
-    }
-}
-
-impl Unit {
-    fn stop(self) {
-        self.stop.set();
-        if self.capture.join().is_err() {
-            tracing::error!("the capture's thread died");
-        }
-        self.stream.stop();
-        for t in self.threads {
-            if t.join().is_err() {
-                tracing::error!("a stream's thread died");
-            }
-        }
-        self.session.abort();
     }
 }
 

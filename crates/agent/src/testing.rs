@@ -1,6 +1,6 @@
 //! A far end for tests: takes a stream's frames, applies them, answers and acknowledges.
 
-use crate::stream::Stream;
+use crate::stream::{Stream, StreamSettings};
 use lifeboat_base::limits::{BLOCK, MAX_FRAME};
 use lifeboat_base::{Clock, DiskId, Epoch, Seq, SystemClock};
 use lifeboat_block::{BlockDevice, Body, Record};
@@ -28,8 +28,11 @@ pub struct FakeSite {
 }
 
 struct Held {
+    /// Nothing is acknowledged while this is set.
+    mute: bool,
     disks: Images,
     announced: bool,
+    writer: Option<u64>,
     last: Seq,
     points: Vec<Images>,
 }
@@ -44,8 +47,14 @@ pub struct Session {
 impl FakeSite {
     pub fn new(sizes: &[u64]) -> Arc<Self> {
         let disks = sizes.iter().map(|s| vec![0; *s as usize]).collect();
-        let held = Held { disks, announced: false, last: Seq::ZERO, points: Vec::new() };
+        let held =
+            Held { mute: false, disks, announced: false, writer: None, last: Seq::ZERO, points: Vec::new() };
         Arc::new(Self { sizes: sizes.to_vec(), held: Mutex::new(held) })
+    }
+
+    /// Whether it acknowledges what it takes.
+    pub fn set_mute(&self, mute: bool) {
+        self.held.lock().mute = mute;
     }
 
     /// Welcomes the stream and takes what it sends.
@@ -62,6 +71,10 @@ impl FakeSite {
 
     pub fn points(&self) -> usize {
         self.held.lock().points.len()
+    }
+
+    pub fn all_points(&self) -> Vec<Images> {
+        self.held.lock().points.clone()
     }
 
     pub fn latest(&self) -> Images {
@@ -82,18 +95,40 @@ impl FakeSite {
         };
         let mut receiver = Receiver::new(Epoch(1), last, &disks, &known).expect("session");
         let has_content = last.0 > self.sizes.len() as u64;
-        let welcomed = Welcomed { durable: last, has_content, same_writer: true, follows: false };
+        let (name, lineage) = stream.names();
+        let writer = self.held.lock().writer;
+        let same_writer = writer == Some(name);
+        let follows = writer.is_some_and(|w| lineage.contains(&w));
+        let welcomed = Welcomed { durable: last, has_content, same_writer, follows };
         stream.with_sender(|s| s.connected(SystemClock.wall(), &welcomed));
         while !stop.load(Ordering::SeqCst) && !stream.stopped() {
-            while let Some(FrameBytes::Memory(frame)) = stream.next_frame() {
+            while let Some(frame) = stream.next_frame() {
+                self.held.lock().writer = Some(name);
+                let frame = match frame {
+                    FrameBytes::Memory(bytes) => bytes,
+                    FrameBytes::Spooled(slot) => stream.read_spooled(slot).expect("a spooled frame"),
+                };
                 let answer = self.take(&mut receiver, &frame);
-                let ack = Ack { durable: self.held.lock().last, barrier: Seq::ZERO };
+                let (mute, durable) = {
+                    let held = self.held.lock();
+                    (held.mute, held.last)
+                };
                 stream.with_sender(|s| {
-                    s.ack(ack).expect("an ack of what was sent");
+                    if !mute {
+                        s.ack(Ack { durable, barrier: Seq::ZERO }).expect("an ack of what was sent");
+                    }
                     if let Some(answer) = answer {
                         s.answered(SystemClock.wall(), &answer).expect("an answer that fits");
                     }
                 });
+            }
+            let (mute, durable) = {
+                let held = self.held.lock();
+                (held.mute, held.last)
+            };
+            if !mute {
+                let ack = Ack { durable, barrier: Seq::ZERO };
+                stream.with_sender(|s| s.ack(ack).expect("an ack of what was sent"));
             }
             let wait = async {
                 tokio::time::timeout(Duration::from_millis(20), stream.writer_wake.notified()).await
@@ -165,7 +200,11 @@ pub struct Running {
 }
 
 pub fn start(sizes: &[u64]) -> Running {
-    let stream = Stream::new(Arc::new(SystemClock), Epoch(1), sizes);
+    start_with(StreamSettings::plain(Epoch(1), sizes))
+}
+
+pub fn start_with(settings: StreamSettings) -> Running {
+    let stream = Stream::new(Arc::new(SystemClock), settings);
     let threads = stream.start().expect("threads");
     Running { stream, threads }
 }

@@ -26,7 +26,7 @@ use format::{Header, PAGE, PAGE_REGIONS};
 use lifeboat_base::limits::MAX_LINEAGE;
 use lifeboat_base::{DiskId, Entropy, Epoch, Seq, ServerId};
 use lifeboat_block::storage::{LogFile, Storage, write_all};
-use lifeboat_replicate::sender::Suspects;
+use lifeboat_replicate::sender::{Settle, Suspects};
 use parking_lot::{Condvar, Mutex, MutexGuard};
 use regions::Regions;
 use std::collections::BTreeSet;
@@ -41,8 +41,6 @@ pub struct TrackSpec {
     pub sizes: Vec<u64>,
     /// Writes are announced with [`Tracking::intend`]. Else something outside keeps the regions.
     pub intents: bool,
-    /// This process.
-    pub instance: u64,
 }
 
 /// What an earlier process left.
@@ -50,7 +48,7 @@ pub struct TrackSpec {
 pub struct Found {
     /// For a log without intents: `Only` with no ranges when there was a log that fits.
     pub suspects: Suspects,
-    /// Processes whose unacknowledged writes are among the suspects; this one first.
+    /// Processes whose unacknowledged writes are among the suspects, newest first.
     pub lineage: Vec<u64>,
     /// The server was in synchronous mode and had been synchronous.
     pub armed: bool,
@@ -69,8 +67,6 @@ struct State {
     pages: BTreeSet<u32>,
     /// Somebody is writing the file.
     writing: bool,
-    /// The site has taken this process for the writer.
-    welcomed: bool,
     broken: Option<String>,
 }
 
@@ -92,8 +88,8 @@ fn file_name(server: ServerId) -> String {
 }
 
 impl Tracking {
-    /// Opens a server's log, or makes one that suspects everything. On stable storage it names this process when
-    /// this returns.
+    /// Opens a server's log, or makes one that suspects everything. It names this process only once
+    /// [`settle`](Self::settle) was called.
     ///
     /// # Errors
     /// What the system reports.
@@ -105,7 +101,7 @@ impl Tracking {
         let name = file_name(spec.server);
         if let Ok(file) = storage.open(&name) {
             match format::load(&*file, spec) {
-                Ok(Some(loaded)) => return Self::take_over(file, loaded, spec),
+                Ok(Some(loaded)) => return Ok(Self::take_over(file, loaded, spec)),
                 Ok(None) => {
                     tracing::info!(server = %spec.server, "the tracking log does not fit; all is compared")
                 }
@@ -132,20 +128,12 @@ impl Tracking {
         file.sync()?;
         storage.rename(&temp, &name)?;
         storage.sync_dir()?;
-        let found = Found { suspects: Suspects::All, lineage: vec![spec.instance], armed: false, base: 0 };
+        let found = Found { suspects: Suspects::All, lineage: Vec::new(), armed: false, base: 0 };
         Ok((Self::start(file, header, 0, disks), found))
     }
 
-    fn take_over(
-        file: Arc<dyn LogFile>,
-        loaded: format::Loaded,
-        spec: &TrackSpec,
-    ) -> io::Result<(Arc<Self>, Found)> {
-        let format::Loaded { mut header, slot, disks } = loaded;
-        let lineage: Vec<u64> = std::iter::once(spec.instance)
-            .chain(header.lineage.iter().copied().filter(|i| *i != spec.instance))
-            .take(MAX_LINEAGE)
-            .collect();
+    fn take_over(file: Arc<dyn LogFile>, loaded: format::Loaded, spec: &TrackSpec) -> (Arc<Self>, Found) {
+        let format::Loaded { header, slot, disks } = loaded;
         let mut ranges = Vec::new();
         if spec.intents {
             for (i, d) in disks.iter().enumerate() {
@@ -154,16 +142,11 @@ impl Tracking {
         }
         let found = Found {
             suspects: Suspects::Only { ranges, floor: Seq(header.floor) },
-            lineage: lineage.clone(),
+            lineage: header.lineage.clone(),
             armed: header.armed,
             base: header.base,
         };
-        header.lineage = lineage;
-        header.count += 1;
-        let slot = 1 - slot;
-        write_all(&*file, &header.encode(), (slot * PAGE) as u64)?;
-        file.sync()?;
-        Ok((Self::start(file, header, slot, disks), found))
+        (Self::start(file, header, slot, disks), found)
     }
 
     fn start(file: Arc<dyn LogFile>, header: Header, slot: usize, disks: Vec<Regions>) -> Arc<Self> {
@@ -174,7 +157,6 @@ impl Tracking {
             under_way: Vec::new(),
             pages: BTreeSet::new(),
             writing: false,
-            welcomed: false,
             broken: None,
         };
         Arc::new(Self { file, state: Mutex::new(state), written: Condvar::new() })
@@ -235,13 +217,52 @@ impl Tracking {
         self.written.notify_all();
     }
 
-    /// Takes back the marks of regions that are surely equal. `floor`: the site has everything up to it, which includes
-    /// all that was captured before the last call of this; `suspect` tells what is dirty. The source was flushed
-    /// since the site said so.
+    /// Names this process in the log, before the site hears of it as the writer. With `Adopt` beside those it takes over
+    /// from, with `SuspectAll` alone and with every region marked.
     ///
     /// # Errors
     /// What the system reports; the log is broken then.
-    pub fn rotate(&self, floor: Seq, suspect: impl Fn(DiskId, u64, u64) -> bool) -> io::Result<()> {
+    pub fn settle(&self, instance: u64, what: Settle) -> io::Result<()> {
+        let mut state = self.lock_for_writing()?;
+        let mut lineage = vec![instance];
+        match what {
+            Settle::Adopt => {
+                lineage.extend(state.header.lineage.iter().filter(|i| **i != instance));
+                lineage.truncate(MAX_LINEAGE);
+            }
+            Settle::SuspectAll => {
+                if state.header.intents {
+                    for i in 0..state.disks.len() {
+                        let pages = state.disks[i].mark_all();
+                        state.pages.extend(pages);
+                    }
+                    // The marks first: with the name and without them the log would promise too much.
+                    self.write_pages(&mut state);
+                }
+                state.header.floor = 0;
+                state.header.base = 0;
+            }
+        }
+        if let Some(why) = &state.broken {
+            return Err(io::Error::other(why.clone()));
+        }
+        state.header.lineage = lineage;
+        self.write_header(&mut state)
+    }
+
+    /// Takes back the marks of regions that are surely equal. `floor`: the site has everything up to it, which includes
+    /// all that was captured before the last call of this; `suspect` tells what is dirty. The source was flushed
+    /// since the site said so. `written`: the site has acknowledged records of this process, so that earlier ones need
+    /// not be named any more.
+    ///
+    /// # Errors
+    /// What the system reports; the log is broken then.
+    pub fn rotate(
+        &self,
+        floor: Seq,
+        written: bool,
+        suspect: impl Fn(DiskId, u64, u64) -> bool,
+    ) -> io::Result<()> {
         let mut state = self.lock_for_writing()?;
         for i in 0..state.disks.len() {
             let under_way: Vec<_> =
@@ -251,7 +272,7 @@ impl Tracking {
             state.pages.extend(changed);
         }
         state.header.floor = state.header.floor.max(floor.0);
-        if state.welcomed {
+        if written {
             state.header.lineage.truncate(1);
         }
         // The floor first: without the marks it would promise too much, the marks without it too little.
@@ -265,7 +286,8 @@ impl Tracking {
         }
     }
 
-    /// Remembers a number for the capture, and that the site has everything up to `floor`.
+    /// Remembers a number for the capture, and that the site has everything up to `floor`, this process's
+    /// records among it.
     ///
     /// # Errors
     /// As [`rotate`](Self::rotate).
@@ -273,9 +295,7 @@ impl Tracking {
         let mut state = self.lock_for_writing()?;
         state.header.base = base;
         state.header.floor = state.header.floor.max(floor.0);
-        if state.welcomed {
-            state.header.lineage.truncate(1);
-        }
+        state.header.lineage.truncate(1);
         self.write_header(&mut state)
     }
 
@@ -292,9 +312,14 @@ impl Tracking {
         self.write_header(&mut state)
     }
 
-    /// The site takes this process for the writer: earlier ones need not be named any more.
-    pub fn welcomed(&self) {
-        self.state.lock().welcomed = true;
+    /// The number given to [`keep_base`](Self::keep_base) last.
+    pub fn base(&self) -> u64 {
+        self.state.lock().header.base
+    }
+
+    /// Whether writes are announced here.
+    pub fn has_intents(&self) -> bool {
+        self.state.lock().header.intents
     }
 
     /// Why the log is of no use any more, once it is.

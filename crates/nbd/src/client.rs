@@ -42,6 +42,9 @@ pub struct ClientSettings {
     pub silence: Duration,
     /// When given, the connection is TLS or fails.
     pub tls: Option<ClientTls>,
+    /// Name of a dirty bitmap of QEMU's to be read instead of the allocation:
+    /// [`block_status`](Client::block_status) then says data for what is dirty in it and hole for the rest.
+    pub bitmap: Option<String>,
 }
 
 #[derive(Clone)]
@@ -53,7 +56,7 @@ pub struct ClientTls {
 
 impl Default for ClientSettings {
     fn default() -> Self {
-        Self { connect: Duration::from_secs(10), silence: Duration::from_secs(60), tls: None }
+        Self { connect: Duration::from_secs(10), silence: Duration::from_secs(60), tls: None, bitmap: None }
     }
 }
 
@@ -113,8 +116,10 @@ struct Agreed {
     /// [`export_flags`].
     flags: u16,
     structured: bool,
-    /// Id of `base:allocation`, where the server has it.
+    /// Id of `base:allocation`, or of the bitmap asked for, where the server has it.
     allocation: Option<u32>,
+    /// It is a bitmap.
+    bitmap: bool,
     /// Largest request it takes, in bytes.
     largest: usize,
 }
@@ -172,7 +177,7 @@ impl Client {
         self.agreed.flags & flag != 0
     }
 
-    /// Whether the server can tell data from holes.
+    /// Whether the server can tell data from holes, or has the bitmap asked for.
     pub fn knows_holes(&self) -> bool {
         self.agreed.allocation.is_some()
     }

@@ -82,6 +82,20 @@ pub struct NamedNode {
     #[serde(default)]
     pub backing_file_depth: u64,
     pub image: ImageInfo,
+    #[serde(rename = "dirty-bitmaps", default)]
+    pub bitmaps: Vec<DirtyBitmap>,
+}
+
+/// A dirty bitmap of a node.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+pub struct DirtyBitmap {
+    #[serde(default)]
+    pub name: String,
+    /// It notes writes now.
+    pub recording: bool,
+    /// Its file says that it was not stored properly: it tells nothing.
+    #[serde(default)]
+    pub inconsistent: bool,
 }
 
 /// One of `query-block`: a disk or drive as the guest has it.
@@ -201,6 +215,8 @@ pub struct NbdExport<'a> {
     /// Name clients ask for.
     pub name: &'a str,
     pub writable: bool,
+    /// Dirty bitmaps of the node to be read with it. On a read-only export they may not be recording.
+    pub bitmaps: &'a [String],
 }
 
 impl Qmp {
@@ -265,8 +281,22 @@ impl Qmp {
         self.done(
             "block-export-add",
             json!({"type": "nbd", "id": export.id, "node-name": export.node, "name": export.name,
-                   "writable": export.writable}),
+                   "writable": export.writable, "bitmaps": export.bitmaps}),
         )
+    }
+
+    /// A new dirty bitmap that notes writes from now on. `granularity` in bytes, a power of two.
+    pub fn bitmap_add(&self, node: &str, name: &str, granularity: u32) -> Result<(), QmpError> {
+        self.done("block-dirty-bitmap-add", json!({"node": node, "name": name, "granularity": granularity}))
+    }
+
+    /// It notes nothing any more, and keeps what it has.
+    pub fn bitmap_disable(&self, node: &str, name: &str) -> Result<(), QmpError> {
+        self.done("block-dirty-bitmap-disable", json!({"node": node, "name": name}))
+    }
+
+    pub fn bitmap_remove(&self, node: &str, name: &str) -> Result<(), QmpError> {
+        self.done("block-dirty-bitmap-remove", json!({"node": node, "name": name}))
     }
 
     /// `hard` drops clients that are connected; otherwise a used export is refused.

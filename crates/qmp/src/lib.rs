@@ -18,8 +18,8 @@ mod events;
 
 pub use client::{Qmp, Version};
 pub use commands::{
-    BlockInfo, BlockInserted, BlockJob, ImageInfo, JobInfo, Mirror, MirrorSync, NamedNode, NbdExport,
-    OnError, Status, StreamJob,
+    BlockInfo, BlockInserted, BlockJob, DirtyBitmap, ImageInfo, JobInfo, Mirror, MirrorSync, NamedNode,
+    NbdExport, OnError, Status, StreamJob,
 };
 pub use error::QmpError;
 pub use events::{Event, Events};

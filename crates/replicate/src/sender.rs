@@ -137,6 +137,16 @@ enum Knowledge {
     Shared,
 }
 
+/// What tracking must hold on stable storage before this process sends its first record: then the site takes it for the
+/// writer, and a later process will be believed by it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Settle {
+    /// This process goes on where the one before it was; the suspects are marked already.
+    Adopt,
+    /// Everything is suspect.
+    SuspectAll,
+}
+
 /// A place in the stream behind everything captured before it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Mark {
@@ -171,6 +181,8 @@ struct Frame {
     bytes: FrameBytes,
 }
 
+/// Writes noted before a source is attached.
+const MAX_EARLY: usize = 1 << 16;
 /// Frames kept at most: each costs memory, wherever its bytes are.
 const MAX_FRAMES: usize = 1 << 18;
 /// Ticks without a barrier before one is cut all the same.
@@ -233,6 +245,10 @@ pub struct Sender {
     next_seq: Option<Seq>,
     connected: bool,
     knowledge: Knowledge,
+    /// Nothing is sent until this is done.
+    unsettled: Option<Settle>,
+    /// Captured before a source was attached; `None` when there was too much of it.
+    early: Option<Vec<(DiskId, u64, u64)>>,
     /// What the site's last welcome said that began a stream anew: where, and whether it follows our tracking.
     welcome: Option<(Seq, bool)>,
     /// The site held nothing of this server: holes need not be sent.
@@ -296,6 +312,8 @@ impl Sender {
             next_seq: None,
             connected: false,
             knowledge: Knowledge::Nothing,
+            unsettled: None,
+            early: Some(Vec::new()),
             welcome: None,
             fresh: false,
             disks,
@@ -388,7 +406,11 @@ impl Sender {
                 self.knowledge = Knowledge::Shared;
                 self.restart();
             }
-            Suspects::Only { ranges, floor } => {
+            Suspects::Only { .. } if self.knowledge == Knowledge::Nothing && self.early.is_none() => {
+                self.attached(Suspects::All);
+            }
+            Suspects::Only { mut ranges, floor } => {
+                ranges.extend(self.early.take().into_iter().flatten());
                 if self.knowledge == Knowledge::Nothing {
                     for d in &mut self.disks {
                         d.dirty.clear(0, d.size);
@@ -418,6 +440,7 @@ impl Sender {
                 tracing::debug!(?durable, ?floor, dirty = self.dirty_bytes(), "tracking covers the gap");
                 self.fresh = false;
                 self.knowledge = Knowledge::Shared;
+                self.unsettled.get_or_insert(Settle::Adopt);
             }
             Knowledge::Claimed(floor) => {
                 tracing::info!(?durable, ?floor, follows, "tracking does not fit the site: all is compared");
@@ -444,6 +467,7 @@ impl Sender {
     }
 
     fn restart(&mut self) {
+        self.unsettled = Some(Settle::SuspectAll);
         self.abort_pending();
         for d in &mut self.disks {
             d.dirty.mark_all();
@@ -463,6 +487,10 @@ impl Sender {
 
     fn touch(&mut self, disk: DiskId, offset: u64, len: u64) {
         let end = offset + len;
+        if self.knowledge == Knowledge::Nothing {
+            self.early.take_if(|e| e.len() >= MAX_EARLY);
+            self.early.iter_mut().for_each(|e| e.push((disk, offset, len)));
+        }
         let mut too_many = None;
         for p in &mut self.pending {
             let (from, to) = (p.task.offset, p.task.offset + p.task.len);
@@ -590,6 +618,11 @@ impl Sender {
         }
     }
 
+    /// The newest record the site has acknowledged.
+    pub fn durable(&self) -> Seq {
+        self.acked.durable
+    }
+
     /// Whether a ticket's record has left the queue and its frame is ready.
     pub fn framed(&self, ticket: Ticket) -> bool {
         !self.encoding && self.last_given() >= ticket.seq
@@ -610,6 +643,21 @@ impl Sender {
 
     // ---- for tracking -------------------------------------------------------------------------
 
+    /// What is to be put on stable storage before anything is sent; [`settled`](Self::settled) tells that it is.
+    pub fn settle_due(&self) -> Option<Settle> {
+        self.unsettled
+    }
+
+    /// See [`settle_due`](Self::settle_due).
+    pub fn settled(&mut self, what: Settle) {
+        self.unsettled.take_if(|due| *due == what);
+    }
+
+    /// Whether the site has acknowledged a record of this process.
+    pub fn has_written(&self) -> bool {
+        self.welcome.is_some_and(|(durable, _)| self.acked.durable > durable)
+    }
+
     /// Notes the present end of the stream; [`mark_passed`](Self::mark_passed) tells when everything
     /// captured before it is at the site, or dirty. One at a time: another takes its place.
     pub fn set_mark(&mut self) {
@@ -617,6 +665,18 @@ impl Sender {
             0 => Mark::At(self.last_given()),
             n => Mark::InQueue(n),
         });
+    }
+
+    /// As [`set_mark`](Self::set_mark), where there is none.
+    pub fn set_mark_if_none(&mut self) {
+        if self.mark.is_none() {
+            self.set_mark();
+        }
+    }
+
+    /// Whether a barrier cut now would be exact, and points are offered.
+    pub fn is_live(&self) -> bool {
+        self.live && self.synced()
     }
 
     /// The newest record acknowledged, once everything before the mark is at the site or dirty.

@@ -6,11 +6,13 @@
 //! sync through a read-only NBD export of the same node, below the mirror. (QEMU's own full pass
 //! was measured at 345 MB/s; reading it ourselves is several times that.)
 //!
-//! If the agent dies, the job fails with the next write and the machine runs on. What happened
-//! meanwhile is unknown, so an attach always compares everything.
+//! If the agent dies, the job fails with the next write and the machine runs on. What it writes then its dirty bitmaps
+//! note ([`bitmaps`]); without them an attach compares everything.
 
+use super::bitmaps::{self, Bitmaps};
 use super::{CaptureError, CaptureState, StateCell};
 use crate::stream::Stream;
+use crate::tracking::Tracking;
 use bytes::Bytes;
 use lifeboat_base::{Clock, DiskId};
 use lifeboat_block::{BlockDevice, BlockError, ZeroMode};
@@ -23,6 +25,7 @@ use serde_json::json;
 use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 const QMP_TIMEOUT: Duration = Duration::from_secs(5);
@@ -32,6 +35,8 @@ const RETRY: Duration = Duration::from_secs(1);
 /// How often the jobs are looked at, besides listening to events.
 const LOOK: Duration = Duration::from_secs(3);
 const GOODBYE: Duration = Duration::from_secs(2);
+/// After how many looks the dirty bitmaps are cared for.
+const ROTATE_LOOKS: u32 = 2;
 /// Everything Lifeboat makes inside QEMU begins with this.
 const PREFIX: &str = "lifeboat-";
 
@@ -85,6 +90,13 @@ pub struct MachineDisk {
     aliases: Vec<String>,
     node: String,
     pub size: u64,
+}
+
+impl MachineDisk {
+    /// QEMU's name of the node below every filter of ours.
+    pub fn node(&self) -> &str {
+        &self.node
+    }
 }
 
 /// The machine's writable disks; those of `wanted` in that order, or all where `wanted` is empty.
@@ -157,6 +169,10 @@ pub struct MirrorSettings {
     /// Unix sockets of the sink and of QEMU's export.
     pub sink: PathBuf,
     pub export: PathBuf,
+    pub tracking: Option<Arc<Tracking>>,
+    /// What an earlier process left there.
+    pub found: Suspects,
+    pub base: u64,
 }
 
 /// Tells the capture's thread to end.
@@ -164,9 +180,17 @@ pub struct MirrorSettings {
 pub struct StopFlag {
     set: Mutex<bool>,
     changed: Condvar,
+    /// What was made in the machine for the next process may stay.
+    leave: AtomicBool,
 }
 
 impl StopFlag {
+    /// Ends the capture, but the machine goes on noting its writes for the agent that comes next.
+    pub fn set_and_leave(&self) {
+        self.leave.store(true, Ordering::SeqCst);
+        self.set();
+    }
+
     pub fn set(&self) {
         *self.set.lock() = true;
         self.changed.notify_all();
@@ -192,17 +216,22 @@ pub fn run(
     state: &StateCell,
     stop: &StopFlag,
 ) {
+    let mut first = true;
     while !stop.is_set() {
-        match Attached::attach(settings, stream, clock) {
-            Ok(attached) => {
+        match Attached::attach(settings, stream, clock, first) {
+            Ok(mut attached) => {
+                first = false;
                 state.set(CaptureState::Attached);
-                let why = attached.watch(stop);
+                let why = attached.watch(stop, stream);
                 // Before QEMU is asked anything: the machine may be writing unseen already.
                 stream.seal();
                 attached.clean_up();
                 // The machine's last writes are here: they are worth a moment.
                 stream.drain(GOODBYE);
                 stream.detach();
+                if stop.is_set() && !stop.leave.load(Ordering::SeqCst) {
+                    forget_bitmaps(settings);
+                }
                 match why {
                     Lost::Stopped => break,
                     Lost::MachineGone => {
@@ -227,11 +256,19 @@ enum Lost {
     Job(String),
 }
 
+/// Nothing of ours stays in the machine.
+fn forget_bitmaps(settings: &MirrorSettings) {
+    if let Ok(qmp) = Qmp::connect(&settings.qmp, QMP_TIMEOUT) {
+        bitmaps::remove_all(&qmp);
+    }
+}
+
 struct Attached {
     qmp: Qmp,
     events: Events,
     server: Server,
-    disks: usize,
+    disks: Vec<MachineDisk>,
+    bitmaps: Option<Bitmaps>,
 }
 
 fn job(i: usize) -> String {
@@ -251,6 +288,7 @@ impl Attached {
         settings: &MirrorSettings,
         stream: &Arc<Stream>,
         clock: &Arc<dyn Clock>,
+        first: bool,
     ) -> Result<Self, CaptureState> {
         let qmp = Qmp::connect(&settings.qmp, QMP_TIMEOUT).map_err(|e| match e {
             QmpError::NoSocket { .. } => CaptureState::Waiting("qmp socket gone", e.to_string()),
@@ -281,10 +319,11 @@ impl Attached {
         let server =
             Server::listen_unix(&settings.sink, exports, ServerSettings::default(), Arc::clone(clock))
                 .map_err(|e| CaptureState::Stalled(e.to_string()))?;
-        let attached = Self { qmp, events, server, disks: disks.len() };
+        let mut attached = Self { qmp, events, server, disks: disks.clone(), bitmaps: None };
         match attached.set_up(settings, &disks) {
             Ok(source) => {
-                stream.attach(source, Suspects::All);
+                let suspects = attached.track(settings, first);
+                stream.attach(source, suspects);
                 Ok(attached)
             }
             Err(e) => {
@@ -323,7 +362,7 @@ impl Attached {
         let mut source: Vec<Arc<dyn BlockDevice>> = Vec::new();
         for (i, disk) in disks.iter().enumerate() {
             let (id, name) = (export(i), format!("disk{i}"));
-            let export = NbdExport { id: &id, node: &disk.node, name: &name, writable: false };
+            let export = NbdExport { id: &id, node: &disk.node, name: &name, writable: false, bitmaps: &[] };
             self.qmp.block_export_add(&export).map_err(text)?;
             let client = Client::connect_unix(&settings.export, &name, &ClientSettings::default())
                 .map_err(|e| format!("the machine's read-only export cannot be read: {e}"))?;
@@ -340,13 +379,33 @@ impl Attached {
         Ok(source)
     }
 
+    /// What may differ, now that every write is captured.
+    fn track(&mut self, settings: &MirrorSettings, first: bool) -> Suspects {
+        let Some(tracking) = &settings.tracking else { return Suspects::All };
+        // Later than the first time, this process knows what it sent; QEMU knows what it did not see.
+        let base = if first { settings.base } else { tracking.base() };
+        let here = Suspects::Only { ranges: Vec::new(), floor: lifeboat_base::Seq::ZERO };
+        let found = if first { &settings.found } else { &here };
+        match Bitmaps::take_over(&self.qmp, &settings.export, &self.disks, tracking, found, base) {
+            Ok((bitmaps, suspects)) => {
+                self.bitmaps = Some(bitmaps);
+                suspects
+            }
+            Err(e) => {
+                tracing::warn!("the machine's dirty bitmaps cannot be used: {e}; all is compared");
+                bitmaps::remove_all(&self.qmp);
+                Suspects::All
+            }
+        }
+    }
+
     fn wait_ready(&self) -> Result<(), String> {
         let mut waited = Duration::ZERO;
         let step = Duration::from_millis(100);
         loop {
             let jobs = self.qmp.query_block_jobs().map_err(|e| e.to_string())?;
             let ours: Vec<_> = jobs.iter().filter(|j| j.device.starts_with(PREFIX)).collect();
-            if ours.len() < self.disks {
+            if ours.len() < self.disks.len() {
                 return Err("QEMU ended the mirror as soon as it began".into());
             }
             if ours.iter().all(|j| j.ready) {
@@ -361,8 +420,9 @@ impl Attached {
         }
     }
 
-    fn watch(&self, stop: &StopFlag) -> Lost {
+    fn watch(&mut self, stop: &StopFlag, stream: &Stream) -> Lost {
         let mut quiet = Duration::ZERO;
+        let mut rounds = 0;
         let step = Duration::from_millis(250);
         loop {
             if stop.is_set() {
@@ -387,10 +447,16 @@ impl Attached {
             }
             if quiet >= LOOK {
                 quiet = Duration::ZERO;
+                rounds += 1;
+                if rounds % ROTATE_LOOKS == 0
+                    && let Some(bitmaps) = &mut self.bitmaps
+                {
+                    bitmaps.rotate(&self.qmp, &self.disks, stream);
+                }
                 match self.qmp.query_block_jobs() {
                     Ok(jobs) => {
                         let ours = jobs.iter().filter(|j| j.device.starts_with(PREFIX)).count();
-                        if ours < self.disks {
+                        if ours < self.disks.len() {
                             return Lost::Job("QEMU's mirror is gone".into());
                         }
                     }

@@ -2,11 +2,12 @@
 //!
 //! Invariants: a write is answered only after the source has it; it is handed to the stream in the
 //! order the source got it where ranges overlap; a write that failed at the source is never sent as if it
-//! had not: its range is compared again.
+//! had not: its range is compared again. Before the source gets a write, the write-intent log has it on stable storage.
 
 use super::range_lock::RangeLock;
 use super::{CaptureError, CaptureState, StateCell};
 use crate::stream::Stream;
+use crate::tracking::{Intent, Tracking};
 use bytes::Bytes;
 use lifeboat_base::{Clock, DiskId};
 use lifeboat_block::{BlockDevice, BlockError, Extent, FileDevice, ZeroMode};
@@ -25,13 +26,29 @@ const GOODBYE: Duration = Duration::from_secs(3);
 pub struct SplitDevice {
     inner: Arc<dyn BlockDevice>,
     stream: Arc<Stream>,
+    tracking: Option<Arc<Tracking>>,
     disk: DiskId,
     order: RangeLock,
 }
 
 impl SplitDevice {
-    pub fn new(inner: Arc<dyn BlockDevice>, stream: Arc<Stream>, disk: DiskId) -> Self {
-        Self { inner, stream, disk, order: RangeLock::default() }
+    pub fn new(
+        inner: Arc<dyn BlockDevice>,
+        stream: Arc<Stream>,
+        tracking: Option<Arc<Tracking>>,
+        disk: DiskId,
+    ) -> Self {
+        Self { inner, stream, tracking, disk, order: RangeLock::default() }
+    }
+
+    /// The write-intent log knows of the write before the source does.
+    fn intend(&self, offset: u64, len: u64) -> Option<Intent<'_>> {
+        let tracking = self.tracking.as_ref()?;
+        let intent = tracking.intend(self.disk, offset, len);
+        if tracking.broken().is_some() {
+            self.stream.disown_tracking();
+        }
+        Some(intent)
     }
 }
 
@@ -46,7 +63,9 @@ impl BlockDevice for SplitDevice {
 
     fn write(&self, offset: u64, data: Bytes) -> Result<(), BlockError> {
         let len = data.len() as u64;
+        lifeboat_block::device::check_range(self.size(), offset, len)?;
         let _order = self.order.lock(offset, len);
+        let _intent = self.intend(offset, len);
         match self.inner.write(offset, data.clone()) {
             Ok(()) => {
                 self.stream.write(self.disk, offset, data);
@@ -62,7 +81,9 @@ impl BlockDevice for SplitDevice {
     }
 
     fn write_zeroes(&self, offset: u64, len: u64, mode: ZeroMode) -> Result<(), BlockError> {
+        lifeboat_block::device::check_range(self.size(), offset, len)?;
         let _order = self.order.lock(offset, len);
+        let _intent = self.intend(offset, len);
         match self.inner.write_zeroes(offset, len, mode) {
             Ok(()) => {
                 self.stream.zero(self.disk, offset, len);
@@ -78,7 +99,9 @@ impl BlockDevice for SplitDevice {
     }
 
     fn flush(&self) -> Result<(), BlockError> {
-        self.inner.flush()
+        let begun = self.stream.clock().monotonic();
+        self.inner.flush()?;
+        self.stream.confirm(self.stream.clock().monotonic().saturating_sub(begun))
     }
 
     fn status(&self, offset: u64, len: u64) -> Result<Vec<Extent>, BlockError> {
@@ -165,6 +188,9 @@ pub struct SplitterSettings {
     pub listen: Listen,
     /// For TCP.
     pub tls: Option<Arc<rustls::ServerConfig>>,
+    pub tracking: Option<Arc<Tracking>>,
+    /// What an earlier process left there.
+    pub found: Suspects,
 }
 
 impl Splitter {
@@ -198,7 +224,8 @@ impl Splitter {
         }
         let exports = Exports::default();
         for (i, device) in devices.iter().enumerate() {
-            let split = SplitDevice::new(Arc::clone(device), Arc::clone(stream), DiskId(i as u16));
+            let tracking = settings.tracking.clone();
+            let split = SplitDevice::new(Arc::clone(device), Arc::clone(stream), tracking, DiskId(i as u16));
             let mut export = Export::new(Arc::new(split));
             export.description = settings.paths[i].display().to_string();
             if i == 0 {
@@ -208,7 +235,7 @@ impl Splitter {
         }
         let nbd = ServerSettings { tls: settings.tls.clone(), ..ServerSettings::default() };
         // Attached first: not one write may pass before the stream is ready for it.
-        stream.attach(devices, Suspects::All);
+        stream.attach(devices, settings.found.clone());
         let server = match &settings.listen {
             Listen::Unix(path) => Server::listen_unix(path, exports, nbd, Arc::clone(clock)),
             Listen::Tcp(address) => Server::listen_tcp(*address, exports, nbd, Arc::clone(clock)),

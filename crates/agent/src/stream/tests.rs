@@ -1,8 +1,12 @@
 use super::*;
-use crate::testing::{FakeSite, content, start, until};
+use crate::capture::splitter::SplitDevice;
+use crate::testing::{FakeSite, content, start, start_with, until};
+use crate::tracking::TrackSpec;
 use lifeboat_base::limits::{AGENT_QUEUE, MIB};
+use lifeboat_base::{Entropy, SeededEntropy, SystemClock};
 use lifeboat_block::fault::{Call, Failure, Fault};
 use lifeboat_block::{FaultDevice, MemoryDevice};
+use lifeboat_replicate::message::SyncState;
 
 const SIZE: u64 = 40 * BLOCK as u64 + 512;
 
@@ -95,7 +99,8 @@ fn what_is_written_after_the_source_was_lost_is_in_no_point_before_it_is_compare
     assert_eq!(site.latest(), [last_seen]);
     let points = site.points();
     run.stream.detach();
-    assert!(!run.stream.drain(Duration::from_millis(300)), "there is nothing to read from");
+    run.stream.drain(Duration::from_millis(300));
+    assert!(!run.stream.with_sender(|s| s.is_live()), "there is nothing to read from");
     assert_eq!(site.points(), points);
     run.stream.attach(vec![d.clone()], Suspects::All);
     until("the comparison", || run.stream.status().drained);
@@ -138,4 +143,177 @@ impl BlockDevice for Mute {
 #[test]
 fn a_source_that_tells_no_holes_is_read() {
     assert_eq!(holes(&Mute(MemoryDevice::new(SIZE)), 0, SIZE).expect("status"), []);
+}
+
+fn synchronous(limit: Duration, degrade: bool) -> StreamSettings {
+    StreamSettings {
+        policy: ConfirmPolicy::Synchronous { limit, degrade },
+        ..StreamSettings::plain(Epoch(1), &[SIZE])
+    }
+}
+
+fn state(stream: &Stream) -> SyncState {
+    stream.confirm_status(&SystemClock).0
+}
+
+/// I2: no flush is answered before a point that holds everything before it is durable at the site.
+#[test]
+fn a_synchronous_flush_is_answered_when_the_site_has_the_point() {
+    let d = device(1);
+    let site = FakeSite::new(&[SIZE]);
+    let run = start_with(synchronous(Duration::from_secs(600), false));
+    let split = SplitDevice::new(d.clone(), Arc::clone(&run.stream), None, DiskId(0));
+    run.stream.attach(vec![d.clone()], Suspects::All);
+    split.flush().expect("nothing is promised before the first copy");
+    assert_eq!(state(&run.stream), SyncState::NotYet);
+    let _session = site.welcome(&run.stream);
+    until("the server is synchronous", || state(&run.stream) == SyncState::Synchronous);
+    for i in 0..50u8 {
+        split.write(u64::from(i) * 5000, Bytes::from(vec![i; 5000])).expect("write");
+        split.flush().expect("flush");
+        assert_eq!(site.latest(), [content(&*d)], "flush {i}");
+    }
+    let (_, _, flushes) = run.stream.confirm_status(&SystemClock);
+    assert_eq!(flushes.expect("sums").count, 50);
+    // The site says nothing: the flush waits, for as long as that is.
+    site.set_mute(true);
+    let answered = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            split.write(0, Bytes::from_static(b"waits")).expect("write");
+            split.flush().expect("flush");
+            answered.store(true, Ordering::SeqCst);
+        });
+        until("the state says blocked", || state(&run.stream) == SyncState::Blocked);
+        assert!(!answered.load(Ordering::SeqCst));
+        site.set_mute(false);
+    });
+    assert_eq!(state(&run.stream), SyncState::Synchronous);
+}
+
+#[test]
+fn a_site_that_is_away_too_long_fails_the_flush_or_degrades_as_declared() {
+    for degrade in [false, true] {
+        let d = device(1);
+        let site = FakeSite::new(&[SIZE]);
+        let run = start_with(synchronous(Duration::from_millis(300), degrade));
+        let split = SplitDevice::new(d.clone(), Arc::clone(&run.stream), None, DiskId(0));
+        run.stream.attach(vec![d.clone()], Suspects::All);
+        let session = site.welcome(&run.stream);
+        until("the server is synchronous", || state(&run.stream) == SyncState::Synchronous);
+        drop(session);
+        split.write(0, Bytes::from_static(b"while the site is away")).expect("write");
+        if degrade {
+            split.flush().expect("goes on");
+            assert_eq!(state(&run.stream), SyncState::Degraded);
+            split.flush().expect("at once");
+        } else {
+            assert!(split.flush().is_err(), "never silence");
+            assert_eq!(state(&run.stream), SyncState::Synchronous);
+        }
+        let _session = site.welcome(&run.stream);
+        until("the promise is kept again", || state(&run.stream) == SyncState::Synchronous);
+        split.flush().expect("flush");
+        assert_eq!(site.latest(), [content(&*d)]);
+    }
+}
+
+/// A synchronous server stays so over a restart of the agent.
+#[test]
+fn an_agent_that_was_synchronous_promises_from_its_first_flush_on() {
+    let run = start_with(StreamSettings { armed: true, ..synchronous(Duration::from_millis(50), false) });
+    let d = device(1);
+    let split = SplitDevice::new(d.clone(), Arc::clone(&run.stream), None, DiskId(0));
+    run.stream.attach(vec![d], Suspects::All);
+    assert!(split.flush().is_err(), "the site does not have it");
+}
+
+/// Row 16: every point of a cut link arrives, from the spool.
+#[test]
+fn points_of_a_cut_link_are_in_the_spool() {
+    let size = 4 * AGENT_QUEUE as u64;
+    let d = Arc::new(MemoryDevice::new(size));
+    let site = FakeSite::new(&[size]);
+    let dir = tempfile::tempdir().expect("dir");
+    let entropy = SeededEntropy::new(9);
+    let run = start_with(StreamSettings {
+        spool: Some(Spool::open(&dir.path().join("spool"), &entropy).expect("a spool")),
+        spool_bytes: 1 << 30,
+        ..StreamSettings::plain(Epoch(1), &[size])
+    });
+    run.stream.attach(vec![d.clone()], Suspects::All);
+    drop({
+        let session = site.welcome(&run.stream);
+        until("the first sync", || run.stream.status().drained);
+        session
+    });
+    let mut block = vec![0; MIB];
+    for i in 0..size / MIB as u64 {
+        entropy.fill(&mut block);
+        // A source as fast as memory would overflow the queue: that costs points, which is not the matter here.
+        until("the spool keeps up", || run.stream.with_sender(|s| s.queue_bytes() < AGENT_QUEUE - 2 * MIB));
+        change(&d, &run.stream, 0, i * MIB as u64, &block);
+    }
+    assert!(run.stream.status().spool_bytes > 50 << 20, "{:?}", run.stream.status());
+    assert_eq!(run.stream.status().phase, Phase::Live);
+    let _session = site.welcome(&run.stream);
+    until("all arrives", || run.stream.status().drained);
+    assert_eq!(site.latest(), [content(&*d)]);
+    let first = run.stream.status();
+    assert_eq!(first.hashed_bytes, 0, "nothing was compared: {first:?}");
+    until("the spool is emptied", || std::fs::read_dir(dir.path().join("spool")).expect("dir").count() == 0);
+}
+
+/// After a kill only what is suspect is read, and the copy is exact.
+#[test]
+fn a_killed_agent_compares_what_its_log_suspects_and_no_more() {
+    const REGION: u64 = 4 << 20;
+    let size = 16 * REGION;
+    let d = Arc::new(MemoryDevice::new(size));
+    for i in 0..16 {
+        d.write(i * REGION, Bytes::from(vec![i as u8 + 1; 100_000])).expect("write");
+    }
+    let site = FakeSite::new(&[size]);
+    let storage = lifeboat_block::storage::MemoryStorage::new();
+    let spec = TrackSpec {
+        server: lifeboat_base::ServerId::from_slice(&[3; 16]).expect("an id"),
+        epoch: Epoch(1),
+        sizes: vec![size],
+        intents: true,
+    };
+    let open = |storage: &lifeboat_block::storage::MemoryStorage, instance| {
+        let (tracking, found) = Tracking::open(storage, &spec, &SeededEntropy::new(1)).expect("a log");
+        let settings = StreamSettings {
+            instance,
+            lineage: found.lineage.clone(),
+            tracking: Some(tracking),
+            ..StreamSettings::plain(Epoch(1), &[size])
+        };
+        (start_with(settings), found)
+    };
+    let storage = {
+        let (run, found) = open(&storage, 1);
+        let tracking = run.stream.tracking().cloned();
+        let split = SplitDevice::new(d.clone(), Arc::clone(&run.stream), tracking, DiskId(0));
+        run.stream.attach(vec![d.clone()], found.suspects);
+        let _session = site.welcome(&run.stream);
+        until("the first sync", || run.stream.status().drained);
+        // As the keeper does every few seconds.
+        for _ in 0..6 {
+            run.stream.rotate();
+            until("the mark", || run.stream.with_sender(|s| s.mark_passed().is_some()));
+        }
+        site.set_mute(true);
+        split.write(5 * REGION + 7, Bytes::from_static(b"captured, and never acknowledged")).expect("write");
+        storage.after_power_loss()
+    };
+    site.set_mute(false);
+    let (run, found) = open(&storage, 2);
+    assert_eq!(found.lineage, [1]);
+    run.stream.attach(vec![d.clone()], found.suspects);
+    let _session = site.welcome(&run.stream);
+    until("the resync", || run.stream.status().drained);
+    assert_eq!(site.latest(), [content(&*d)]);
+    let status = run.stream.status();
+    assert_eq!(status.hashed_bytes, BLOCK as u64 * 2, "the region's data, not its holes: {status:?}");
 }

@@ -50,7 +50,7 @@ impl Header {
             server: spec.server.as_bytes().to_vec(),
             epoch: spec.epoch.0,
             sizes: spec.sizes.clone(),
-            lineage: vec![spec.instance],
+            lineage: Vec::new(),
             floor: 0,
             armed: false,
             base: 0,

@@ -84,6 +84,15 @@ impl Regions {
         pages
     }
 
+    /// Wants every region marked; the pages to be written for that.
+    pub fn mark_all(&mut self) -> BTreeSet<u32> {
+        for (wanted, stable) in self.wanted.iter_mut().zip(&self.stable) {
+            *wanted = !stable;
+        }
+        self.current.fill(u64::MAX);
+        (self.first_page..self.first_page + self.pages()).collect()
+    }
+
     fn words_of(&self, page: u32) -> std::ops::Range<usize> {
         let at = (page - self.first_page) as usize * WORDS;
         at..at + WORDS

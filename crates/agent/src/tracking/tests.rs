@@ -6,18 +6,20 @@ const REGION: u64 = 4 << 20;
 const SIZE: u64 = 40 * REGION + 512;
 const DISK: DiskId = DiskId(0);
 
-fn spec(instance: u64) -> TrackSpec {
+fn spec() -> TrackSpec {
     TrackSpec {
         server: ServerId::from_slice(&[7; 16]).expect("an id"),
         epoch: Epoch(1),
         sizes: vec![SIZE, 3 * REGION],
         intents: true,
-        instance,
     }
 }
 
 fn open(storage: &MemoryStorage, instance: u64) -> (Arc<Tracking>, Found) {
-    Tracking::open(storage, &spec(instance), &SeededEntropy::new(instance)).expect("opens")
+    let (tracking, found) = Tracking::open(storage, &spec(), &SeededEntropy::new(instance)).expect("opens");
+    let what = if found.suspects == Suspects::All { Settle::SuspectAll } else { Settle::Adopt };
+    tracking.settle(instance, what).expect("settles");
+    (tracking, found)
 }
 
 fn suspects(found: &Found) -> Vec<(DiskId, u64, u64)> {
@@ -30,7 +32,7 @@ fn suspects(found: &Found) -> Vec<(DiskId, u64, u64)> {
 /// Rotates until nothing but what is touched meanwhile is marked.
 fn clear(t: &Tracking) {
     for seq in 1..=4 {
-        t.rotate(Seq(seq), |_, _, _| false).expect("rotates");
+        t.rotate(Seq(seq), false, |_, _, _| false).expect("rotates");
     }
 }
 
@@ -38,10 +40,10 @@ fn clear(t: &Tracking) {
 fn a_new_log_suspects_everything_and_the_next_process_is_named() {
     let storage = MemoryStorage::new();
     let (_, found) = open(&storage, 1);
-    assert_eq!(found, Found { suspects: Suspects::All, lineage: vec![1], armed: false, base: 0 });
+    assert_eq!(found, Found { suspects: Suspects::All, lineage: vec![], armed: false, base: 0 });
     let (_, found) = open(&storage.after_power_loss(), 2);
     assert_eq!(suspects(&found).len(), 41 + 3);
-    assert_eq!(found.lineage, [2, 1]);
+    assert_eq!(found.lineage, [1]);
 }
 
 /// I2, failures 1 and 2.
@@ -80,10 +82,10 @@ fn a_mark_is_taken_back_only_after_two_quiet_rotations() {
     clear(&t);
     assert_eq!(marked(&t), 1, "under way");
     drop(slow);
-    t.rotate(Seq(9), |_, _, _| false).expect("rotates");
-    t.rotate(Seq(9), |_, _, _| false).expect("rotates");
+    t.rotate(Seq(9), false, |_, _, _| false).expect("rotates");
+    t.rotate(Seq(9), false, |_, _, _| false).expect("rotates");
     assert_eq!(marked(&t), 1, "captured at the end of the write");
-    t.rotate(Seq(9), |_, _, _| false).expect("rotates");
+    t.rotate(Seq(9), false, |_, _, _| false).expect("rotates");
     assert_eq!(marked(&t), 0);
 }
 
@@ -96,13 +98,13 @@ fn a_suspect_region_outlives_its_sync_by_a_mark() {
     drop(t.intend(DISK, 0, 1));
     let marked = |t: &Tracking| t.state.lock().disks[0].marked().count();
     for _ in 0..5 {
-        t.rotate(Seq(9), |disk, at, _| disk == DISK && at == 0).expect("rotates");
+        t.rotate(Seq(9), false, |disk, at, _| disk == DISK && at == 0).expect("rotates");
         assert_eq!(marked(&t), 1);
     }
-    t.rotate(Seq(9), |_, _, _| false).expect("rotates");
+    t.rotate(Seq(9), false, |_, _, _| false).expect("rotates");
     assert_eq!(marked(&t), 1, "it was sent since, and nobody has said that it arrived");
-    t.rotate(Seq(9), |_, _, _| false).expect("rotates");
-    t.rotate(Seq(9), |_, _, _| false).expect("rotates");
+    t.rotate(Seq(9), false, |_, _, _| false).expect("rotates");
+    t.rotate(Seq(9), false, |_, _, _| false).expect("rotates");
     assert_eq!(marked(&t), 0);
 }
 
@@ -110,22 +112,39 @@ fn a_suspect_region_outlives_its_sync_by_a_mark() {
 fn floor_lineage_and_base_are_kept() {
     let storage = MemoryStorage::new();
     let (t, _) = open(&storage, 1);
-    t.rotate(Seq(77), |_, _, _| false).expect("rotates");
+    t.rotate(Seq(77), false, |_, _, _| false).expect("rotates");
     t.arm(true).expect("arms");
     t.keep_base(5, Seq(80)).expect("keeps");
     drop(t);
     let storage = storage.after_power_loss();
     let (t, found) = open(&storage, 2);
     assert!(matches!(found.suspects, Suspects::Only { floor: Seq(80), .. }));
-    assert_eq!((found.armed, found.base, &found.lineage[..]), (true, 5, &[2, 1][..]));
-    t.welcomed();
-    t.rotate(Seq(81), |_, _, _| false).expect("rotates");
-    let (_, found) = open(&storage, 3);
-    assert_eq!(found.lineage, [3, 2], "the site knows process 2");
+    assert_eq!((found.armed, found.base, &found.lineage[..]), (true, 5, &[1][..]));
+    t.rotate(Seq(81), false, |_, _, _| false).expect("rotates");
+    assert_eq!(open(&storage.after_power_loss(), 3).1.lineage, [2, 1]);
+    t.rotate(Seq(81), true, |_, _, _| false).expect("rotates");
+    assert_eq!(open(&storage.after_power_loss(), 3).1.lineage, [2], "the site has records of process 2");
     for i in 4..40 {
         open(&storage, i);
     }
-    assert_eq!(open(&storage, 40).1.lineage.len(), MAX_LINEAGE);
+    let (t, found) = open(&storage, 40);
+    assert_eq!(found.lineage.len(), MAX_LINEAGE);
+    t.settle(50, Settle::SuspectAll).expect("settles");
+    let (_, found) = open(&storage.after_power_loss(), 51);
+    assert_eq!((suspects(&found).len(), &found.lineage[..], found.base), (44, &[50][..], 0));
+    assert!(matches!(found.suspects, Suspects::Only { floor: Seq::ZERO, .. }));
+}
+
+/// A process that dies between the site's welcome and its first record is not the one the site knows.
+#[test]
+fn a_process_is_named_only_once_it_is_settled() {
+    let storage = MemoryStorage::new();
+    open(&storage, 1);
+    let entropy = SeededEntropy::new(2);
+    let (_, found) = Tracking::open(&storage, &spec(), &entropy).expect("opens");
+    assert_eq!(found.lineage, [1]);
+    let (_, found) = Tracking::open(&storage.after_power_loss(), &spec(), &entropy).expect("opens");
+    assert_eq!(found.lineage, [1]);
 }
 
 #[test]
@@ -137,7 +156,7 @@ fn a_log_of_another_epoch_size_or_server_is_not_believed() {
         |s: &mut TrackSpec| s.sizes[1] += 512,
         |s: &mut TrackSpec| s.intents = false,
     ] {
-        let mut spec = spec(2);
+        let mut spec = spec();
         change(&mut spec);
         let copy = storage.after_power_loss();
         let (_, found) = Tracking::open(&copy, &spec, &SeededEntropy::new(1)).expect("opens");
@@ -152,7 +171,7 @@ fn a_flipped_bit_only_ever_suspects_more() {
     let (t, _) = open(&storage, 1);
     clear(&t);
     drop(t.intend(DISK, 3 * REGION, 1));
-    let name = file_name(spec(1).server);
+    let name = file_name(spec().server);
     let whole = storage.open(&name).expect("opens");
     let len = whole.len().expect("len");
     for byte in (0..len).step_by(7) {
@@ -185,7 +204,7 @@ fn whatever_fails_what_was_let_through_is_suspect_or_the_log_says_it_is_broken()
             if t.broken().is_none() {
                 through.push((DISK, i * REGION, REGION));
             }
-            let _ = t.rotate(Seq(100 + i), |_, _, _| false);
+            let _ = t.rotate(Seq(100 + i), false, |_, _, _| false);
         }
         let clean = storage.calls() - calls < nth;
         assert!(clean || t.broken().is_some(), "an error is not passed over");
@@ -229,7 +248,7 @@ fn writers_wait_for_one_sync_together() {
 fn a_log_that_was_removed_is_gone() {
     let storage = MemoryStorage::new();
     open(&storage, 1);
-    Tracking::remove(&storage, spec(1).server).expect("removes");
-    Tracking::remove(&storage, spec(1).server).expect("again");
+    Tracking::remove(&storage, spec().server).expect("removes");
+    Tracking::remove(&storage, spec().server).expect("again");
     assert_eq!(open(&storage.after_power_loss(), 2).1.suspects, Suspects::All);
 }

@@ -38,12 +38,15 @@ pub(super) fn run(wire: &mut Wire, export: &str, settings: &ClientSettings) -> R
     let answer = ask(wire, option::STRUCTURED_REPLY, &[], |_, _| Ok(()))?;
     agreed.structured = matches!(answer, Answer::Ack);
     if agreed.structured {
-        let request = MetaRequest { name: export.to_owned(), queries: vec![BASE_ALLOCATION.to_owned()] };
+        let bitmap = settings.bitmap.as_ref().map(|name| format!("qemu:dirty-bitmap:{name}"));
+        agreed.bitmap = bitmap.is_some();
+        let context = bitmap.unwrap_or_else(|| BASE_ALLOCATION.to_owned());
+        let request = MetaRequest { name: export.to_owned(), queries: vec![context.clone()] };
         // A refusal only means that holes stay unknown; GO will tell what is wrong with the export.
         ask(wire, option::SET_META_CONTEXT, &request.build(), |kind, data| {
             if kind == option_reply::META_CONTEXT {
                 let (id, name) = parse_meta_context(data)?;
-                if name == BASE_ALLOCATION {
+                if name == context {
                     agreed.allocation = Some(id);
                 }
             }

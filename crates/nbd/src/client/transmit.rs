@@ -289,7 +289,7 @@ fn take_chunk(
             if Some(id) != agreed.allocation || !job.extents.is_empty() {
                 return Err(NbdError::lost("the server sends block status that was not asked for"));
             }
-            job.extents = extents(&runs, job.len);
+            job.extents = extents(&runs, job.len, agreed.bitmap);
         }
         kind if kind & chunk::ERROR_BIT != 0 => {
             let (errno, message) = parse_error(&data)?;
@@ -316,8 +316,11 @@ fn check_complete(job: &Job<'_>) -> Result<(), NbdError> {
     }
 }
 
+/// State of a run in a dirty bitmap of QEMU's.
+const BITMAP_DIRTY: u32 = 1;
+
 /// The server's runs, cut at `len`: the last one may say more than was asked.
-fn extents(runs: &[(u32, u32)], len: u32) -> Vec<Extent> {
+fn extents(runs: &[(u32, u32)], len: u32, bitmap: bool) -> Vec<Extent> {
     let mut left = u64::from(len);
     let mut found: Vec<Extent> = Vec::new();
     for &(run, state) in runs {
@@ -326,6 +329,8 @@ fn extents(runs: &[(u32, u32)], len: u32) -> Vec<Extent> {
             break;
         }
         let kind = match (state & STATE_ZERO != 0, state & STATE_HOLE != 0) {
+            _ if bitmap && state & BITMAP_DIRTY == 0 => ExtentKind::Hole,
+            _ if bitmap => ExtentKind::Data,
             (true, true) => ExtentKind::Hole,
             (true, false) => ExtentKind::Zero,
             // A hole that does not say it reads as zeros may read as anything.

@@ -98,7 +98,8 @@ fn nodes_and_exports_come_and_go() {
     let (m, other) = (Machine::start(), Machine::start());
     let (q, client) = (m.qmp(), other.qmp());
     q.nbd_server_start(&m.dir.path().join("nbd.sock")).unwrap();
-    q.block_export_add(&NbdExport { id: "e", node: "a", name: "disk", writable: false }).unwrap();
+    q.block_export_add(&NbdExport { id: "e", node: "a", name: "disk", writable: false, bitmaps: &[] })
+        .unwrap();
     client
         .blockdev_add(json!({"driver": "nbd", "node-name": "c", "read-only": true, "export": "disk",
         "server": {"type": "unix", "path": m.dir.path().join("nbd.sock")}}))

@@ -27,8 +27,9 @@ impl Sender {
         let assigned = self.next_seq;
         // Frames hold every record from `acked + 1` on, so anything from there to the last number
         // given is a place to go on from. Anywhere else, tracking is lost.
+        let untouched = follows && self.welcome == Some((durable, true));
         let continues = match assigned {
-            Some(next) => same_writer && durable.0 < next.0 && durable >= self.acked.durable,
+            Some(next) => (same_writer || untouched) && durable < next && durable >= self.acked.durable,
             None => false,
         };
         if !continues {
@@ -117,7 +118,8 @@ impl Sender {
     /// `None` when there is nothing to do, or enough is waiting for the site.
     pub fn take_batch(&mut self, max: usize) -> Option<Batch> {
         let first = self.next_seq?;
-        if self.encoding || !self.has_room() || self.queue.is_empty() {
+        let waits = self.unsettled.is_some() || self.knowledge != Knowledge::Shared;
+        if waits || self.encoding || !self.has_room() || self.queue.is_empty() {
             return None;
         }
         let mut items = Vec::new();

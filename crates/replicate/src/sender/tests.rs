@@ -151,6 +151,17 @@ impl World {
         self.tracking.current.extend(blocks);
     }
 
+    fn settle_tracking(&mut self) {
+        if let Some(what) = self.sender.settle_due() {
+            if what == Settle::SuspectAll {
+                self.tracking.persisted = (0..SIZE.div_ceil(BLOCK as u64)).collect();
+                self.tracking.current = self.tracking.persisted.clone();
+                self.tracking.floor = Seq::ZERO;
+            }
+            self.sender.settled(what);
+        }
+    }
+
     /// What is surely at the site leaves the log.
     fn rotate(&mut self) {
         let b = BLOCK as u64;
@@ -161,7 +172,10 @@ impl World {
             t.persisted.retain(|n| {
                 t.current.contains(n) || t.previous.contains(n) || sender.is_suspect(DISK, n * b, b)
             });
-            t.previous = std::mem::take(&mut t.current);
+            // What is suspect now will be sent after this mark.
+            let suspects =
+                t.persisted.iter().copied().filter(|n| sender.is_suspect(DISK, n * b, b)).collect();
+            t.previous = std::mem::replace(&mut t.current, suspects);
             self.sender.set_mark();
         } else if self.sender.mark.is_none() {
             self.sender.set_mark();
@@ -229,6 +243,7 @@ impl World {
     }
 
     fn encode(&mut self) {
+        self.settle_tracking();
         match self.in_encoder.take() {
             None => self.in_encoder = self.sender.take_batch(BATCH / 4),
             Some(batch) => {
@@ -667,7 +682,7 @@ fn a_sync_cut_short_by_a_seal_cuts_no_point() {
 fn after_a_restart_only_suspects_are_read() {
     let mut w = World::new(1 << 30);
     w.settle();
-    for _ in 0..3 {
+    for _ in 0..6 {
         w.rotate();
         w.settle();
     }
@@ -836,4 +851,29 @@ fn a_read_that_is_written_over_too_often_is_made_again() {
     w.reading.clear();
     w.settle();
     w.check();
+}
+
+/// A mirror's first writes come before its disks can be read.
+#[test]
+fn what_is_captured_before_the_source_is_attached_is_suspect() {
+    let mut w = World::new(1 << 30);
+    w.settle();
+    for _ in 0..6 {
+        w.rotate();
+        w.settle();
+    }
+    w.disconnect();
+    w.sender = Sender::new(Epoch(1), &[SIZE]);
+    w.write(7 * BLOCK as u64, b"early");
+    w.sender.attached(Suspects::Only { ranges: Vec::new(), floor: w.tracking.floor });
+    w.restarted = true;
+    w.settle();
+    w.check();
+    assert_eq!(w.sender.status().hashed_bytes, BLOCK as u64);
+    let mut sender = Sender::new(Epoch(1), &[SIZE]);
+    for _ in 0..=MAX_EARLY {
+        sender.zero(now(), DISK, 0, 1);
+    }
+    sender.attached(Suspects::Only { ranges: Vec::new(), floor: Seq(0) });
+    assert_eq!(sender.dirty_bytes(), SIZE);
 }

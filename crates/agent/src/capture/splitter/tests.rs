@@ -60,7 +60,7 @@ fn overlapping_writes_of_many_connections_leave_an_exact_copy() {
     let site = FakeSite::new(&[SIZE]);
     let run = start(&[SIZE]);
     run.stream.attach(vec![Arc::clone(&inner)], Suspects::All);
-    let split = SplitDevice::new(Arc::clone(&inner), Arc::clone(&run.stream), DiskId(0));
+    let split = SplitDevice::new(Arc::clone(&inner), Arc::clone(&run.stream), None, DiskId(0));
     {
         let _session = site.welcome(&run.stream);
         until("the first sync", || run.stream.status().drained);
@@ -100,7 +100,7 @@ fn a_write_that_failed_halfway_is_compared() {
     let run = start(&[SIZE]);
     run.stream.attach(vec![inner.clone()], Suspects::All);
     let _session = site.welcome(&run.stream);
-    let split = SplitDevice::new(inner.clone(), Arc::clone(&run.stream), DiskId(0));
+    let split = SplitDevice::new(inner.clone(), Arc::clone(&run.stream), None, DiskId(0));
     until("the first sync", || run.stream.status().drained);
     let points = site.points();
     inner.fail(Fault { call: Some(Call::Write), nth: 1, forever: false, failure: Failure::Eio });
@@ -140,6 +140,8 @@ fn a_disk_is_served_once_at_its_size_and_nothing_is_left_behind() {
         sizes: vec![size],
         listen: Listen::Unix(socket.clone()),
         tls: None,
+        tracking: None,
+        found: Suspects::All,
     };
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
     let (run, state) = (start(&[SIZE]), StateCell::default());

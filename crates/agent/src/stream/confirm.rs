@@ -1,0 +1,222 @@
+//! Synchronous mode: a flush is answered when a point that holds everything before it is on stable storage at the site.
+//!
+//! Invariants:
+//! - While the server is synchronous, no flush is answered with success before that (I2).
+//! - Before the first copy is complete nothing is promised, and that is said. Once it has been synchronous it stays so over
+//!   restarts of the agent: a flush then waits for the catching up.
+//! - What happens when the site does not answer in time is the declared policy, never silence: *block* fails the flush,
+//!   *degrade* lets it and all others go until the site has everything again, and tells since when.
+
+use super::Stream;
+use lifeboat_base::{Clock, WallTime};
+use lifeboat_block::BlockError;
+use lifeboat_replicate::message::{Flushes, SyncState};
+use lifeboat_replicate::sender::{Passed, Phase, Sender, Ticket};
+use parking_lot::MutexGuard;
+use std::io;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+/// A flush that waits longer than this is said to be blocked.
+const BLOCKED: Duration = Duration::from_secs(1);
+
+/// What is promised to whoever flushes.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum ConfirmPolicy {
+    /// Nothing.
+    #[default]
+    Asynchronous,
+    /// Flushes wait for the site.
+    Synchronous {
+        /// How long at most.
+        limit: Duration,
+        /// Then they go on without it. Else they fail.
+        degrade: bool,
+    },
+}
+
+/// How long the parts of one flush took.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct FlushParts {
+    pub source: Duration,
+    pub encode: Duration,
+    pub site: Duration,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum State {
+    NotYet,
+    Synchronous,
+    Degraded(WallTime),
+}
+
+/// The promise, and how it is kept.
+#[derive(Debug)]
+pub(super) struct Confirm {
+    policy: ConfirmPolicy,
+    state: State,
+    /// When the flushes that wait now began to, oldest first, by both clocks.
+    waiting: Vec<(Duration, WallTime)>,
+    sums: Flushes,
+}
+
+impl Confirm {
+    pub fn new(policy: ConfirmPolicy, armed: bool) -> Self {
+        let state = if armed { State::Synchronous } else { State::NotYet };
+        Self { policy, state, waiting: Vec::new(), sums: Flushes::default() }
+    }
+
+    fn add(&mut self, parts: &FlushParts) {
+        let nanos = |d: Duration| u64::try_from(d.as_nanos()).unwrap_or(u64::MAX);
+        let s = &mut self.sums;
+        s.count += 1;
+        s.source += nanos(parts.source);
+        s.encode += nanos(parts.encode);
+        s.site += nanos(parts.site);
+        s.longest = s.longest.max(nanos(parts.source + parts.encode + parts.site));
+    }
+}
+
+impl Stream {
+    /// Waits, in synchronous mode, until everything captured so far is in a durable point at the site. The source
+    /// itself was flushed, which took `source`.
+    ///
+    /// # Errors
+    /// When the site does not answer within the policy's limit and the policy is to block.
+    pub fn confirm(&self, source: Duration) -> Result<(), BlockError> {
+        let ConfirmPolicy::Synchronous { limit, degrade } = self.confirm.lock().policy else { return Ok(()) };
+        if self.confirm.lock().state != State::Synchronous {
+            return Ok(());
+        }
+        let begun = (self.clock.monotonic(), self.clock.wall());
+        self.confirm.lock().waiting.push(begun);
+        self.waiting.fetch_add(1, Ordering::Relaxed);
+        let mut sender = self.sender.lock();
+        let confirmed = self.await_site(&mut sender, begun.0 + limit);
+        drop(sender);
+        self.waiting.fetch_sub(1, Ordering::Relaxed);
+        let mut confirm = self.confirm.lock();
+        if let Some(at) = confirm.waiting.iter().position(|w| *w == begun) {
+            confirm.waiting.swap_remove(at);
+        }
+        match confirmed {
+            Some((encode, site)) => {
+                confirm.add(&FlushParts { source, encode, site });
+                Ok(())
+            }
+            None if confirm.state != State::Synchronous => Ok(()),
+            None if degrade => {
+                tracing::error!(
+                    "the site did not confirm within {limit:?}: going on without it, as the policy says"
+                );
+                confirm.state = State::Degraded(self.clock.wall());
+                self.confirm_wake.notify_all();
+                Ok(())
+            }
+            None => Err(BlockError::Io(io::Error::from_raw_os_error(libc::EIO))),
+        }
+    }
+
+    /// Another policy from now on.
+    pub fn set_policy(&self, policy: ConfirmPolicy) {
+        let mut confirm = self.confirm.lock();
+        let was = std::mem::replace(&mut confirm.policy, policy);
+        let synchronous = |p| p != ConfirmPolicy::Asynchronous;
+        if synchronous(was) != synchronous(policy) {
+            confirm.state = State::NotYet;
+            drop(confirm);
+            if let (false, Some(tracking)) = (synchronous(policy), &self.tracking)
+                && let Err(e) = tracking.arm(false)
+            {
+                tracing::warn!("that this server is synchronous no more cannot be remembered: {e}");
+            }
+        }
+        self.confirm_wake.notify_all();
+    }
+
+    /// Waits for the site, until `deadline`: how long until the frame was ready, and then until its acknowledgement.
+    fn await_site(
+        &self,
+        sender: &mut MutexGuard<'_, Sender>,
+        deadline: Duration,
+    ) -> Option<(Duration, Duration)> {
+        let begun = self.clock.monotonic();
+        let mut ticket: Option<Ticket> = None;
+        let mut framed = None;
+        loop {
+            if ticket.is_none() {
+                ticket = sender.ticket(self.clock.wall());
+                self.encoder_wake.notify_one();
+            }
+            let now = self.clock.monotonic();
+            if let Some(t) = ticket {
+                if framed.is_none() && sender.framed(t) {
+                    framed = Some(now);
+                }
+                match sender.passed(t) {
+                    Passed::Yes => {
+                        let framed = framed.unwrap_or(now);
+                        return Some((framed - begun, now - framed));
+                    }
+                    Passed::Lost => {
+                        (ticket, framed) = (None, None);
+                        // Taken anew when the stream is live again.
+                        if sender.is_live() {
+                            continue;
+                        }
+                    }
+                    Passed::NotYet => {}
+                }
+            }
+            if now >= deadline || self.stopped() || self.confirm.lock().state != State::Synchronous {
+                return None;
+            }
+            self.confirm_wake.wait_for(sender, deadline - now);
+        }
+    }
+
+    pub(super) fn wake_confirms(&self) {
+        if self.waiting.load(Ordering::Relaxed) > 0 {
+            self.confirm_wake.notify_all();
+        }
+    }
+
+    /// A server that is wanted synchronous becomes so when the site has everything.
+    pub(super) fn promote(&self) {
+        let confirm = self.confirm.lock();
+        if confirm.policy == ConfirmPolicy::Asynchronous || confirm.state == State::Synchronous {
+            return;
+        }
+        drop(confirm);
+        let status = self.sender.lock().status();
+        // Not far behind is enough: flushes wait for the rest.
+        if !status.connected || status.phase != Phase::Live || status.spool_bytes > 0 {
+            return;
+        }
+        if let Some(tracking) = &self.tracking
+            && let Err(e) = tracking.arm(true)
+        {
+            tracing::warn!("that this server is synchronous cannot be remembered: {e}");
+        }
+        self.confirm.lock().state = State::Synchronous;
+        tracing::info!("flushes wait for the site from now on");
+    }
+
+    /// How the promise is kept now, since when (where it is not as wanted), and the sums over all flushes.
+    pub fn confirm_status(&self, clock: &dyn Clock) -> (SyncState, WallTime, Option<Flushes>) {
+        let confirm = self.confirm.lock();
+        if confirm.policy == ConfirmPolicy::Asynchronous {
+            return (SyncState::Asynchronous, WallTime(0), None);
+        }
+        let oldest = confirm.waiting.iter().min_by_key(|w| w.0);
+        let (state, since) = match (confirm.state, oldest) {
+            (State::NotYet, _) => (SyncState::NotYet, WallTime(0)),
+            (State::Degraded(since), _) => (SyncState::Degraded, since),
+            (State::Synchronous, Some((at, since))) if clock.monotonic().saturating_sub(*at) > BLOCKED => {
+                (SyncState::Blocked, *since)
+            }
+            (State::Synchronous, _) => (SyncState::Synchronous, WallTime(0)),
+        };
+        (state, since, Some(confirm.sums))
+    }
+}
