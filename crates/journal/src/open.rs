@@ -1,7 +1,8 @@
 //! Opening: find out what is really there.
 //!
 //! Invariants: a torn tail exists only in the last segment and only in bytes never acknowledged; everything else that
-//! is not as it was written is damage and stays in place; a segment of an earlier opening is never written again.
+//! is not as it was written is damage and stays in place; no record is ever added to a segment of an earlier opening;
+//! what is found is on stable storage before it counts.
 
 use crate::error::{Damage, JournalError};
 use crate::format::SEGMENT_HEADER;
@@ -12,8 +13,9 @@ use crate::seal::{JournalKey, MacKey};
 use crate::segment::{FileCache, ScanOptions, Segment, scan};
 use crate::state::{ManifestStore, SegmentState, Shared, State};
 use crate::writer::{Journal, JournalConfig, segment_id};
+use lifeboat_base::limits::MIB;
 use lifeboat_base::{Clock, Entropy, Epoch, Seq};
-use lifeboat_block::storage::{DirStorage, Storage};
+use lifeboat_block::storage::{DirStorage, LogFile, Storage, read_most, write_all};
 use parking_lot::{Mutex, RwLock};
 use std::collections::HashSet;
 use std::io;
@@ -275,15 +277,34 @@ fn load_one(
     let durable = mark.map_or(0, |m| m.length);
     let scanned = scan(segment, &ScanOptions { len: expected, durable, verify: false })?;
     let end = scanned.head.summary.len.max(SEGMENT_HEADER as u64);
-    if listed.len == 0 && end < len && scanned.damage.is_empty() {
-        file.set_len(end)?;
-        file.sync()?;
+    if listed.len == 0 {
+        if end < len && scanned.damage.is_empty() {
+            file.set_len(end)?;
+        }
+        make_stable(&*file, durable, end)?;
     }
     if scanned.damage.is_empty() {
         report.indexes_rebuilt += usize::from(listed.len > 0);
         shared.write_index(segment, &scanned.head, &scanned.entries);
     }
     Ok(Found { head: scanned.head, damage: scanned.damage, torn: scanned.torn })
+}
+
+/// Puts what a killed process had written on stable storage, before anybody is told that it is there. It is written again,
+/// not only synced: after a sync that failed, the system takes the bytes in its memory for stored.
+fn make_stable(file: &dyn LogFile, from: u64, to: u64) -> io::Result<()> {
+    let mut buf = vec![0; MIB];
+    let mut at = from;
+    while at < to {
+        let n = buf.len().min((to - at) as usize);
+        let n = read_most(file, &mut buf[..n], at)?;
+        if n == 0 {
+            break;
+        }
+        write_all(file, &buf[..n], at)?;
+        at += n as u64;
+    }
+    file.sync()
 }
 
 #[cfg(test)]

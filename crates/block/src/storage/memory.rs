@@ -1,7 +1,8 @@
 //! A directory in memory that fails on command and forgets what was not synced. For tests and simulation.
 //!
 //! Invariants: calls that change something or sync are counted from 1 in order; after a power cut a file holds what it
-//! held at its last sync, and of each later change all, nothing or some sectors; the directory is as it was at its last
+//! held at its last sync, and of each later change all, nothing or some sectors; a write whose sync failed is gone with the
+//! power, whatever is synced later; the directory is as it was at its last
 //! sync or after some number of the changes since.
 
 use super::{LogFile, Storage};
@@ -151,6 +152,7 @@ struct Inner {
     capacity: Mutex<Option<u64>>,
     faults: Mutex<Vec<StorageFault>>,
     calls: Mutex<u64>,
+    failures: Mutex<u64>,
     locked: Arc<AtomicBool>,
 }
 
@@ -186,7 +188,9 @@ impl Inner {
             }
             f.nth > 0 || f.forever
         });
-        hit.map_or(Ok(()), |(errno, half)| Err((io::Error::from_raw_os_error(errno), half)))
+        let Some((errno, half)) = hit else { return Ok(()) };
+        *self.failures.lock() += 1;
+        Err((io::Error::from_raw_os_error(errno), half))
     }
 
     fn simple(&self, call: StorageCall) -> io::Result<()> {
@@ -229,6 +233,11 @@ impl MemoryStorage {
     /// Counted calls so far, failed ones included.
     pub fn calls(&self) -> u64 {
         *self.0.calls.lock()
+    }
+
+    /// Calls that failed on order so far.
+    pub fn failures(&self) -> u64 {
+        *self.0.failures.lock()
     }
 
     /// Bytes all files may have together; `None` for no bound. What is there already stays.
@@ -385,9 +394,14 @@ impl LogFile for MemoryFile {
     }
 
     fn sync(&self) -> io::Result<()> {
-        self.storage.simple(StorageCall::Sync)?;
-        self.content.lock().sync();
-        Ok(())
+        let counted = self.storage.simple(StorageCall::Sync);
+        let mut content = self.content.lock();
+        match &counted {
+            Ok(()) => content.sync(),
+            // As Linux does: what could not be written counts as written, reads back, and is never tried again.
+            Err(_) => content.changes.retain(|c| !matches!(c, Change::Write { .. })),
+        }
+        counted
     }
 
     fn set_len(&self, len: u64) -> io::Result<()> {

@@ -268,3 +268,32 @@ fn i3_a_forged_header_is_never_believed() {
     assert_eq!(report.damage.len(), 1, "{report:?}");
     assert!(source.never_wrong(&journal.reader()) > 0);
 }
+
+/// Failures 1, 2, 8: what an opening finds, it may tell the agent, so no power cut may take it any more; not even when a
+/// sync failed before, after which syncing alone saves nothing.
+#[test]
+fn i2_what_is_found_after_a_kill_outlives_a_power_cut() {
+    use lifeboat_block::storage::{StorageCall, StorageFault};
+    for bytes in [700, 1 << 20] {
+        for forever in [false, true] {
+            let mut rig = Rig::new();
+            rig.config.segment_bytes = bytes;
+            let mut journal = rig.open();
+            let mut source = Source::new(5);
+            source.disk(0, DISK).write(0, 0, &[1; 100]).barrier().send(&mut journal);
+            source.write(0, 50, &[2; 100]).barrier();
+            journal.append(&source.take()).unwrap();
+            let call = Some(StorageCall::Sync);
+            rig.storage.fail(StorageFault { call, nth: 1, forever, errno: 5, half: false });
+            journal.commit().unwrap_err();
+            drop(journal);
+            rig.storage.heal();
+            let found = rig.open().last_seq();
+            let after = rig.on(rig.storage.after_power_loss()).open();
+            assert!(after.last_seq() >= found, "{found} was found, {} is left", after.last_seq());
+            let mut known = Source::new(0);
+            known.points = source.points.iter().filter(|(id, _)| id.seq <= found).cloned().collect();
+            known.verify(&after.reader());
+        }
+    }
+}

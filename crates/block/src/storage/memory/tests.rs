@@ -50,3 +50,19 @@ fn a_full_disk_takes_what_fits_and_goes_on_when_there_is_room() {
     a.write_at(&[3; 100], 150).expect("there is room");
     assert_eq!(storage.used(), 250);
 }
+
+#[test]
+fn a_write_whose_sync_failed_is_not_saved_by_another_sync() {
+    let storage = MemoryStorage::new();
+    let a = file(&storage, "a", &[1; 10]);
+    storage.sync_dir().expect("syncs");
+    let fault = StorageFault { call: Some(StorageCall::Sync), nth: 1, forever: false, errno: 5, half: false };
+    storage.fail(fault);
+    a.sync().expect_err("ordered");
+    a.sync().expect("the system forgot");
+    assert_eq!(storage.bytes("a").expect("file"), [1; 10], "it reads back");
+    assert_eq!(storage.after_power_loss().bytes("a").expect("file"), [], "and is not there");
+    a.write_at(&[1; 10], 0).expect("writes");
+    a.sync().expect("syncs");
+    assert_eq!(storage.after_power_loss().bytes("a").expect("file"), [1; 10]);
+}
