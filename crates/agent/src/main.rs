@@ -162,7 +162,7 @@ async fn run(dir: PathBuf) -> Result<()> {
             _ = tick.tick() => {
                 let report = supervisor.report();
                 let connected = *connected.borrow();
-                if let Err(e) = write_status(&identity, &report, connected) {
+                if let Err(e) = write_status(&identity, &supervisor, &report, connected) {
                     tracing::debug!("status file: {e:#}");
                 }
                 report_out.send_replace(report);
@@ -178,7 +178,12 @@ async fn run(dir: PathBuf) -> Result<()> {
 }
 
 /// The report as a file, for `lifeboat-agent status`.
-fn write_status(identity: &Identity, report: &Report, connected: bool) -> Result<()> {
+fn write_status(
+    identity: &Identity,
+    supervisor: &Supervisor,
+    report: &Report,
+    connected: bool,
+) -> Result<()> {
     let servers: Vec<_> = report
         .servers
         .iter()
@@ -194,6 +199,7 @@ fn write_status(identity: &Identity, report: &Report, connected: bool) -> Result
                 "lag_bytes": s.lag_bytes,
                 "spool_bytes": s.spool_bytes,
                 "hashed_bytes": s.hashed_bytes,
+                "suspect_bytes": supervisor.suspect_bytes(&s.server),
                 "disks": s.disks.iter().map(|d| json!({"name": d.name, "size": d.size})).collect::<Vec<_>>(),
                 "exports": s.exports,
             })

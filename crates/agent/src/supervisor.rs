@@ -330,6 +330,12 @@ impl Supervisor {
         Report { servers }
     }
 
+    /// What a server's next process would have to compare, in bytes.
+    pub fn suspect_bytes(&self, server: &[u8]) -> Option<u64> {
+        let unit = self.units.get(&ServerId::from_slice(server).ok()?)?;
+        Some(unit.stream.tracking()?.suspect_bytes())
+    }
+
     /// Detaches everything, leaving nothing in any machine but the bitmaps by which the next process knows what it missed.
     pub fn stop_all(&mut self) {
         for (id, unit) in self.units.drain() {

@@ -312,6 +312,20 @@ impl Tracking {
         self.write_header(&mut state)
     }
 
+    /// Bytes that would be compared if this process ended now, and the site and the machine are as they were.
+    pub fn suspect_bytes(&self) -> u64 {
+        let state = self.state.lock();
+        let all = || state.header.sizes.iter().sum();
+        if state.broken.is_some() || state.header.lineage.is_empty() {
+            return all();
+        }
+        match (state.header.intents, state.header.base) {
+            (true, _) => state.disks.iter().flat_map(Regions::marked).map(|(_, len)| len).sum(),
+            (false, 0) => all(),
+            (false, _) => 0,
+        }
+    }
+
     /// The number given to [`keep_base`](Self::keep_base) last.
     pub fn base(&self) -> u64 {
         self.state.lock().header.base
