@@ -50,6 +50,9 @@ pub const AGENT_SPOOL: u64 = 4 << 30;
 /// Earlier processes of an agent a stream's hello may name.
 pub const MAX_LINEAGE: usize = 8;
 
+/// Branches of stale writers a site keeps for one server.
+pub const MAX_BRANCHES: usize = 8;
+
 /// Ranges a comparison names; what differs beyond is counted.
 pub const MAX_DIFFERENCES: usize = 256;
 

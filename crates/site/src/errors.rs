@@ -50,3 +50,8 @@ pub fn launch(e: &LaunchError) -> PortError {
     };
     PortError::new(code, e.to_string())
 }
+
+/// What must not happen.
+pub fn internal(text: &str) -> PortError {
+    PortError::new(ErrorCode::Internal, text)
+}

@@ -7,14 +7,22 @@
 //! ```
 //! It decides nothing: control does, through [`lifeboat_api::port::SitePort`].
 
+pub(crate) mod branches;
+mod check;
 pub mod errors;
+mod groups;
+mod health;
 pub mod lag;
 pub mod launch;
 pub mod listen;
 pub mod mount;
+mod owners;
 pub mod port;
+pub mod rpo;
 pub mod server;
 pub mod sessions;
+mod verify;
+pub mod watch;
 
 use lifeboat_api::port::{ControlPort, ServerSpec};
 use lifeboat_api::tls::server_config_mutual;
@@ -28,7 +36,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 use tokio::net::TcpListener;
-use tokio::sync::watch;
+use tokio::sync::Notify;
 use tokio_rustls::TlsAcceptor;
 use zeroize::Zeroizing;
 
@@ -77,7 +85,14 @@ pub struct Site {
     /// What control last wanted of each server, kept on disk: an agent that connects right after a
     /// restart is told the same as before, not that nothing is assigned to it.
     pub(crate) specs: RwLock<HashMap<ServerId, ServerSpec>>,
+    /// Who owned each server in earlier epochs.
+    pub(crate) owners: Mutex<HashMap<ServerId, owners::Owners>>,
+    pub(crate) branches: branches::Branches,
     pub(crate) opening: tokio::sync::Mutex<()>,
+    /// Held while a group's barrier is cut.
+    pub(crate) cutting: tokio::sync::Mutex<()>,
+    /// A window became smaller.
+    pub(crate) trim_now: Notify,
     pub(crate) sessions: sessions::Sessions,
     told: Mutex<HashMap<(&'static str, String), Duration>>,
     pub(crate) mounts: mount::Mounts,
@@ -87,7 +102,7 @@ pub struct Site {
     /// Ends checks when the site stops.
     pub(crate) cancel: Arc<launch::Cancel>,
     control: OnceLock<Arc<dyn ControlPort>>,
-    shutdown: watch::Sender<bool>,
+    pub(crate) shutdown: tokio::sync::watch::Sender<bool>,
 }
 
 impl Site {
@@ -114,6 +129,8 @@ impl Site {
         let mounts = mount::Mounts::new(dir.join("mounts"), Arc::clone(&clock));
         let interrupted = mounts.leftovers();
         let specs = load_specs(&dir.join("servers"));
+        let owners = specs.keys().map(|id| (*id, owners::load(&dir.join("servers").join(id.to_string()))));
+        let owners = owners.collect();
         let site = Arc::new(Self {
             mounts,
             interrupted: Mutex::new(interrupted),
@@ -124,17 +141,22 @@ impl Site {
             clock,
             entropy,
             cells: RwLock::default(),
+            owners: Mutex::new(owners),
             specs: RwLock::new(specs),
+            branches: branches::Branches::default(),
             opening: tokio::sync::Mutex::default(),
+            cutting: tokio::sync::Mutex::default(),
+            trim_now: Notify::new(),
             sessions: sessions::Sessions::default(),
             told: Mutex::default(),
             cancel: Arc::default(),
             control: OnceLock::new(),
-            shutdown: watch::channel(false).0,
+            shutdown: tokio::sync::watch::channel(false).0,
         });
         let accept = TlsAcceptor::from(Arc::new(tls));
         tokio::spawn(listen::serve(Arc::clone(&site), listener, accept, site.shutdown.subscribe()));
         tokio::spawn(Arc::clone(&site).trim_loop());
+        tokio::spawn(Arc::clone(&site).watch_loop());
         let prober = Arc::clone(&site);
         tokio::task::spawn_blocking(move || match prober.launcher.accel() {
             Ok(a) => tracing::info!("guests run with {}: {}", a.kind.name(), a.reason),
@@ -236,6 +258,7 @@ impl Site {
         loop {
             tokio::select! {
                 () = tokio::time::sleep(TRIM_EVERY) => {}
+                () = self.trim_now.notified() => {}
                 _ = stop.wait_for(|s| *s) => return,
             }
             let cells: Vec<_> = self.cells.read().values().cloned().collect();
@@ -271,7 +294,8 @@ impl Site {
         self.shutdown.send_replace(true);
         self.cancel.cancel();
         let cells: Vec<_> = self.cells.read().values().cloned().collect();
-        for cell in cells {
+        let branches = self.branches.take_all();
+        for cell in cells.into_iter().chain(branches.iter().filter_map(|b| b.cell.clone())) {
             cell.stop().await;
         }
         let site = Arc::clone(self);

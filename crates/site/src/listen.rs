@@ -6,7 +6,7 @@
 
 use crate::Site;
 use crate::server::{Job, No, ServerCell, SessionOut};
-use crate::sessions::{AgentLink, Key, Listed, StreamLink};
+use crate::sessions::{AgentLink, Key, Listed, StreamLink, Target};
 use lifeboat_base::limits::{
     BLOCK, HANDSHAKE, MAX_DISKS, MAX_FRAME, MAX_HELLO, MAX_TEXT, SESSION_SILENCE, SITE_QUEUE,
 };
@@ -20,14 +20,13 @@ use lifeboat_replicate::shell::{ShellError, read_frame, write_frame, write_messa
 use lifeboat_replicate::wire::{
     Ack, Answer, FrameType, Offer, Ping, decode_message, decode_records, message_frame,
 };
-use parking_lot::Mutex;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{Notify, Semaphore, mpsc, oneshot, watch};
+use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 
@@ -196,20 +195,12 @@ async fn control_session(
     let (outgoing, mut queue) = mpsc::channel(OUTGOING);
     let (end, mut ended) = watch::channel(None);
     let session = site.sessions.next_id();
-    let link = Arc::new(AgentLink {
-        session,
-        address: address.to_string(),
-        version: hello.agent_version.chars().take(32).collect(),
-        since: site.clock.wall(),
-        instance: hello.instance,
-        outgoing,
-        assignments: Notify::new(),
-        probes: Mutex::default(),
-        end,
-    });
+    let version = hello.agent_version.chars().take(32).collect();
+    let about = (address.to_string(), version, site.clock.wall());
+    let link = Arc::new(AgentLink::new(session, about, hello.instance, outgoing, end));
     let clash = {
         let mut agents = site.sessions.agents.lock();
-        let other = agents.get(&agent).filter(|o| o.instance != hello.instance).map(|o| o.address.clone());
+        let other = agents.get(&agent).filter(|o| o.instance != hello.instance).cloned();
         if other.is_none()
             && let Some(old) = agents.insert(agent, Arc::clone(&link))
         {
@@ -218,12 +209,14 @@ async fn control_session(
         other
     };
     if let Some(other) = clash {
+        other.rival.challenged(site.clock.monotonic(), address.ip().to_string());
+        let other = &other.address;
         let text = format!(
             "another agent with the same identity is connected from {other}; \
              if that one is gone it is forgotten within {SESSION_SILENCE:?}; \
              if it is a clone of this machine, remove its state directory and join it anew"
         );
-        let detail = format!("{} while {} is connected", address.ip(), host_of(&other));
+        let detail = format!("{} while {} is connected", address.ip(), host_of(other));
         site.note_often("agent.clash", &agent.to_string(), "refused", &detail);
         return refuse(&mut stream, &No::new(RefuseCode::Busy, text)).await;
     }
@@ -238,6 +231,9 @@ async fn control_session(
             let (kind, body) = read_frame(&mut reader, MAX_FRAME, SESSION_SILENCE).await?;
             if kind != FrameType::Control {
                 return Err(ShellError::Closed);
+            }
+            if let Some(other) = link.rival.heard(site.clock.monotonic()) {
+                two_agents(site, agent, host_of(&link.address), &other);
             }
             handle_control(site, agent, &link, decode_message(&body)?).await;
         }
@@ -270,14 +266,27 @@ fn host_of(address: &str) -> &str {
     address.rsplit_once(':').map_or(address, |(host, _)| host)
 }
 
+/// Two processes with one identity are alive at once: a person has to choose (failures 21).
+fn two_agents(site: &Site, agent: AgentId, here: &str, there: &str) {
+    let text = format!(
+        "two agents with one identity are alive, at {here} and at {there}; the one at {there} is refused: \
+         if it is a clone of a machine, remove its state directory and join it anew"
+    );
+    site.note_often("agent.clash", &agent.to_string(), "found", &text);
+    let cells: Vec<_> = site.cells.read().values().cloned().collect();
+    for cell in cells.iter().filter(|c| c.spec.read().agent == agent) {
+        site.trouble(cell, text.clone());
+    }
+}
+
 async fn handle_control(site: &Arc<Site>, agent: AgentId, link: &Arc<AgentLink>, message: Control) {
     match message.body {
         Some(control::Body::Report(report)) => take_report(site, agent, report),
-        Some(control::Body::ProbeResult(result)) => {
-            if let Some(waiting) = link.probes.lock().remove(&message.id) {
-                let _ = waiting.send(result);
-            }
-        }
+        Some(
+            body @ (control::Body::ProbeResult(_)
+            | control::Body::HoldResult(_)
+            | control::Body::CutResult(_)),
+        ) => link.answered(message.id, body),
         Some(control::Body::Renew(Renew { csr })) => {
             // One at a time: the agent's next word waits.
             let Some(control) = site.control() else { return };
@@ -297,6 +306,8 @@ fn take_report(site: &Site, agent: AgentId, report: Report) {
         if let Some(cell) = cell
             && cell.spec.read().agent == agent
         {
+            site.note_sync(&cell, &r);
+            site.verify_report(&cell, r.verify.as_ref());
             cell.measured.lock().report = Some(bounded(r));
         }
     }
@@ -311,39 +322,50 @@ fn bounded(r: ServerReport) -> ServerReport {
         stalled: cut(r.stalled),
         exports: r.exports.into_iter().take(MAX_DISKS).map(cut).collect(),
         disks: Vec::new(),
+        // Kept on its own.
+        verify: None,
         ..r
     }
 }
 
 // ---- stream sessions --------------------------------------------------------------------------
 
-/// Whether this agent may send this server's writes.
-fn may_stream(site: &Site, agent: AgentId, s: &StreamSession) -> Result<Arc<ServerCell>, No> {
+/// What an agent may write.
+enum Right {
+    /// The line: it owns the server in the present epoch.
+    Line,
+    /// A branch: it owned the server in an epoch that is over.
+    Branch,
+}
+
+/// Whether this agent may send this server's writes, and where they go.
+fn may_stream(site: &Site, agent: AgentId, s: &StreamSession) -> Result<(Arc<ServerCell>, Right), No> {
     let not_assigned = || No::new(RefuseCode::NotAssigned, "this server is not assigned to this agent");
     let id = ServerId::from_slice(&s.server).map_err(|_| not_assigned())?;
     let cell = site.cell(id).ok_or_else(not_assigned)?;
-    let spec = cell.spec.read();
-    if spec.agent != agent {
-        site.note_often(
-            "stream.refused",
-            &spec.name,
-            "refused",
-            &format!("agent {agent} does not own this server"),
-        );
+    let (name, owner, epoch, active) = {
+        let spec = cell.spec.read();
+        (spec.name.clone(), spec.agent, spec.epoch, spec.active)
+    };
+    let stale = Epoch(s.epoch) < epoch;
+    let owner = if stale { site.owner_then(id, Epoch(s.epoch)).unwrap_or(owner) } else { owner };
+    if owner != agent {
+        let text = format!("agent {agent} does not own this server");
+        site.note_often("stream.refused", &name, "refused", &text);
+        site.trouble(&cell, format!("{text}, but wants to send its writes; it is refused"));
         return Err(not_assigned());
     }
-    if Epoch(s.epoch) != spec.epoch {
-        let text = format!("epoch {} is over; the site is at epoch {}", s.epoch, spec.epoch);
-        if Epoch(s.epoch) < spec.epoch {
-            site.note_often("stream.stale-epoch", &spec.name, "refused", &text);
-        }
+    if stale {
+        return Ok((cell, Right::Branch));
+    }
+    if Epoch(s.epoch) != epoch {
+        let text = format!("epoch {} has not begun; the site is at epoch {epoch}", s.epoch);
         return Err(No::new(RefuseCode::StaleEpoch, text));
     }
-    if !spec.active {
+    if !active {
         return Err(No::new(RefuseCode::NotAssigned, "replication of this server is stopped"));
     }
-    drop(spec);
-    Ok(cell)
+    Ok((cell, Right::Line))
 }
 
 async fn stream_session(
@@ -354,30 +376,34 @@ async fn stream_session(
     s: StreamSession,
 ) -> Result<(), ShellError> {
     let agent = peer.agent;
-    let cell = match may_stream(site, agent, &s) {
-        Ok(c) => c,
+    let (cell, target) = match find_target(site, agent, hello.instance, &s).await {
+        Ok(t) => t,
         Err(no) => return refuse(&mut stream, &no).await,
     };
-    let server = cell.spec.read().id;
     let session = site.sessions.next_id();
     let (end, ended) = watch::channel(None);
-    let busy = {
+    let rival = Arc::default();
+    let other = {
         let mut streams = site.sessions.streams.lock();
-        let busy = streams.get(&server).is_some_and(|(_, l)| l.instance != hello.instance);
-        if !busy {
-            let link = StreamLink { agent, instance: hello.instance, end: end.clone() };
-            if let Some((_, old)) = streams.insert(server, (session, link)) {
+        let other =
+            streams.get(&target).filter(|(_, l)| l.instance != hello.instance).map(|(_, l)| l.rival.clone());
+        if other.is_none() {
+            let link =
+                StreamLink { agent, instance: hello.instance, rival: Arc::clone(&rival), end: end.clone() };
+            if let Some((_, old)) = streams.insert(target.clone(), (session, link)) {
                 old.end.send_replace(Some(No::new(RefuseCode::Busy, "a newer session took over")));
             }
         }
-        busy
+        other
     };
-    if busy {
+    if let Some(other) = other {
+        other.challenged(site.clock.monotonic(), peer.address.ip().to_string());
         let no = No::new(RefuseCode::Busy, "another agent process sends this server's writes now");
         return refuse(&mut stream, &no).await;
     }
-    let listed = Listed { sessions: &site.sessions, session, key: Key::Stream(server) };
-    let judgement = || peer.admitted(site).and_then(|()| may_stream(site, agent, &s).map(drop));
+    let key = Key::Stream(target.clone());
+    let listed = Listed { sessions: &site.sessions, session, key };
+    let judgement = || peer.admitted(site).and_then(|()| may_go_on(site, agent, &s, &target));
     let opening = Opening {
         session,
         instance: hello.instance,
@@ -385,10 +411,50 @@ async fn stream_session(
         epoch: Epoch(s.epoch),
         disks: s.disks.clone(),
     };
-    let result = admitted_stream(&cell, stream, opening, (end, ended), judgement).await;
+    let heard = || {
+        if let Some(there) = rival.heard(site.clock.monotonic()) {
+            two_agents(site, agent, &peer.address.ip().to_string(), &there);
+        }
+    };
+    let result = admitted_stream(&cell, stream, opening, (end, ended), (judgement, heard)).await;
     drop(listed);
     let _ = cell.jobs.send(Job::Close { session }).await;
     result
+}
+
+/// What this session writes: the line's journal, or a branch's, which is begun when there is none.
+async fn find_target(
+    site: &Arc<Site>,
+    agent: AgentId,
+    instance: u64,
+    s: &StreamSession,
+) -> Result<(Arc<ServerCell>, Target), No> {
+    let (line, right) = may_stream(site, agent, s)?;
+    let server = line.spec.read().id;
+    let Right::Branch = right else { return Ok((line, (server, None))) };
+    let (site, epoch, lineage) = (Arc::clone(site), Epoch(s.epoch), s.lineage.clone());
+    let found = tokio::task::spawn_blocking(move || site.branch_for(&line, epoch, instance, &lineage)).await;
+    let died = |e| Err(No::new(RefuseCode::Storage, format!("an internal task died: {e}")));
+    let branch = found.unwrap_or_else(died)?;
+    let cell = branch.cell.clone().ok_or_else(|| {
+        No::new(RefuseCode::Storage, format!("branch {} cannot be opened", branch.about.id))
+    })?;
+    Ok((cell, (server, Some(branch.about.id.clone()))))
+}
+
+/// Whether a session may still write what it writes.
+fn may_go_on(site: &Site, agent: AgentId, s: &StreamSession, target: &Target) -> Result<(), No> {
+    let (line, right) = may_stream(site, agent, s)?;
+    match (right, &target.1) {
+        (Right::Line, None) => Ok(()),
+        (Right::Branch, Some(_)) => site.room_for_branches(&line),
+        // Another epoch has begun meanwhile.
+        (Right::Branch | Right::Line, _) => {
+            let text = format!("epoch {} is over", s.epoch);
+            site.note_often("stream.stale-epoch", &line.spec.read().name, "refused", &text);
+            Err(No::new(RefuseCode::StaleEpoch, text))
+        }
+    }
 }
 
 /// What a stream begins with.
@@ -405,7 +471,7 @@ async fn admitted_stream(
     mut stream: Tls,
     opening: Opening,
     (end, mut ended): (watch::Sender<Option<No>>, watch::Receiver<Option<No>>),
-    judgement: impl Fn() -> Result<(), No>,
+    (judgement, heard): (impl Fn() -> Result<(), No>, impl Fn()),
 ) -> Result<(), ShellError> {
     let Opening { session, instance, lineage, epoch, disks } = opening;
     let (acks, mut acked) = watch::channel(Ack::default());
@@ -428,6 +494,7 @@ async fn admitted_stream(
         let room = Arc::new(Semaphore::new(SITE_QUEUE / 1024));
         loop {
             let outcome = read_one(cell, &mut reader, session, &mut receiver, &room).await;
+            heard();
             match outcome {
                 Ok(()) => {}
                 Err(Ended::Shell(e)) => return Err(e),

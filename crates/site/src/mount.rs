@@ -8,7 +8,6 @@ use lifeboat_api::port::PortError;
 use lifeboat_api::types::{ErrorCode, Mount, MountedDisk};
 use lifeboat_base::{Clock, DiskId, PointId, ServerId};
 use lifeboat_block::{BlockDevice, CowOverlay, FileDevice};
-use lifeboat_journal::JournalReader;
 use lifeboat_nbd::{Exports, Server, ServerSettings};
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
@@ -31,8 +30,13 @@ pub struct MountRecord {
     pub mount: Mount,
 }
 
+/// Opens the disks of a point, each with its number.
+pub type OpenDisks<'a> = dyn Fn(PointId) -> Result<Vec<(u16, Arc<dyn BlockDevice>)>, PortError> + 'a;
+
 struct Served {
     record: MountRecord,
+    /// Of the line when there is none.
+    branch: Option<String>,
     servers: Vec<Server>,
     dir: PathBuf,
 }
@@ -70,6 +74,14 @@ impl Mounts {
             .collect()
     }
 
+    /// A mount of this branch, when there is one.
+    pub fn of_branch(&self, server: ServerId, branch: &str) -> Option<String> {
+        let served = self.served.lock();
+        let mut its =
+            served.values().filter(|s| s.record.server == server && s.branch.as_deref() == Some(branch));
+        its.next().map(|s| s.record.mount.id.clone())
+    }
+
     /// What was served when the process ended; writable mounts are swept away.
     pub fn leftovers(&self) -> Vec<MountRecord> {
         let mut found = Vec::new();
@@ -91,16 +103,17 @@ impl Mounts {
         found
     }
 
-    /// Serves a point. A mount with the same id is left as it is. `mount.disks` is filled in.
+    /// Serves a point of the line, or of a branch. A mount with the same id is left as it is. `mount.disks` is filled in.
     ///
     /// # Errors
     /// When the point cannot be opened or a socket cannot be made; nothing is left behind.
     pub fn serve(
         &self,
-        reader: &JournalReader,
         server: ServerId,
+        branch: Option<&str>,
         mut mount: Mount,
         names: &[String],
+        open: &OpenDisks<'_>,
     ) -> Result<Mount, PortError> {
         let mut served = self.served.lock();
         if let Some(there) = served.get(&mount.id) {
@@ -119,10 +132,11 @@ impl Mounts {
             .mode(0o700)
             .create(&dir)
             .map_err(|e| failed(&format!("cannot make {}", dir.display()), e))?;
-        match self.start(reader, &mut mount, names, &dir) {
+        match self.start(open, &mut mount, names, &dir) {
             Ok(servers) => {
                 let record = MountRecord { server, mount: mount.clone() };
-                served.insert(mount.id.clone(), Served { record, servers, dir });
+                let branch = branch.map(str::to_owned);
+                served.insert(mount.id.clone(), Served { record, branch, servers, dir });
                 Ok(mount)
             }
             Err(e) => {
@@ -139,22 +153,20 @@ impl Mounts {
 
     fn start(
         &self,
-        reader: &JournalReader,
+        open: &OpenDisks<'_>,
         mount: &mut Mount,
         names: &[String],
         dir: &Path,
     ) -> Result<Vec<Server>, PortError> {
         let point: PointId = mount.point.id;
-        let disks = reader.disks_at(point).map_err(|e| crate::errors::point(&e))?;
+        let disks = open(point)?;
         let mut servers = Vec::with_capacity(disks.len());
         mount.disks.clear();
-        for d in disks {
-            let DiskId(index) = d.disk;
-            let opened = reader.open_point(point, d.disk).map_err(|e| crate::errors::point(&e))?;
-            let mut device: Arc<dyn BlockDevice> = Arc::new(opened);
+        for (index, mut device) in disks {
+            let size = device.size();
             if mount.writable {
                 let upper = dir.join(format!("disk{index}.overlay"));
-                let upper = FileDevice::create(&upper, d.size)
+                let upper = FileDevice::create(&upper, size)
                     .map_err(|e| failed(&format!("cannot make {}", upper.display()), e))?;
                 let overlay = CowOverlay::new(device, Arc::new(upper));
                 device = Arc::new(overlay.map_err(|e| failed("cannot make the overlay", e))?);
@@ -177,8 +189,8 @@ impl Mounts {
             servers.push(server);
             mount.disks.push(MountedDisk {
                 index,
-                name: names.get(usize::from(index)).cloned().unwrap_or_else(|| d.disk.to_string()),
-                size: d.size,
+                name: names.get(usize::from(index)).cloned().unwrap_or_else(|| DiskId(index).to_string()),
+                size,
                 uri: format!("nbd+unix:///?socket={}", socket.display()),
                 socket: socket.display().to_string(),
             });

@@ -1,19 +1,20 @@
 //! The site as control sees it.
 
+use crate::health::{sync_progress, sync_status};
 use crate::launch::{Check, Forward, RunDisk, RunHandle, RunSpec};
 use crate::server::{Job, No, OpenServer, ServerCell, ServerStorage, journal_config};
 use crate::{Site, errors};
 use async_trait::async_trait;
 use lifeboat_api::port::{AgentRuntime, GroupCut, PortError, RunRequest, RunStatus, ServerSpec, SitePort};
 use lifeboat_api::types::{
-    Branch, CaptureSpec, CheckReport, CheckResult, DiskInfo, ErrorCode, ForwardInfo, Health, Mount,
-    PointInfo, PointKind, RpoMinute, RunKind, ServerRuntime, SyncPhase, SyncProgress,
+    Branch, CaptureSpec, CheckReport, CheckResult, DiskInfo, ErrorCode, ForwardInfo, Mount, PointInfo,
+    PointKind, ReplicationMode, RpoMinute, RunKind, ServerRuntime,
 };
 use lifeboat_base::point::PointSpec;
 use lifeboat_base::{AgentId, Epoch, PointId, RunId, Seq, ServerId};
-use lifeboat_block::BarrierKind;
+use lifeboat_block::{BarrierKind, BlockDevice};
 use lifeboat_journal::PointQuery;
-use lifeboat_replicate::message::{Phase, RefuseCode};
+use lifeboat_replicate::message::{Probe, RefuseCode, control};
 use lifeboat_replicate::receiver::Receiver;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -26,10 +27,6 @@ use tokio::sync::oneshot;
 const PROBE: Duration = Duration::from_secs(20);
 /// How the ids of mounts that carry runs begin.
 pub(crate) const RUN_MOUNT: &str = "run-";
-/// RPO past which replication is called late.
-const LATE: Duration = Duration::from_secs(15);
-/// Silence of the agent past which a person is called for.
-const LOST: Duration = Duration::from_secs(120);
 /// How long a failover's guest gets to turn itself off when it is thrown away.
 const POWER_DOWN: Duration = Duration::from_secs(20);
 
@@ -47,7 +44,7 @@ pub(crate) fn point_info(p: &lifeboat_journal::PointInfo) -> PointInfo {
     }
 }
 
-async fn blocking<T: Send + 'static>(
+pub(crate) async fn blocking<T: Send + 'static>(
     f: impl FnOnce() -> Result<T, PortError> + Send + 'static,
 ) -> Result<T, PortError> {
     tokio::task::spawn_blocking(f)
@@ -101,7 +98,7 @@ impl Site {
         if known.as_ref() == Some(spec) {
             return Ok(());
         }
-        if known.is_some_and(|k| k.epoch > spec.epoch) {
+        if known.as_ref().is_some_and(|k| k.epoch > spec.epoch) {
             return Err(PortError::new(ErrorCode::Conflict, format!("epoch {} is over", spec.epoch)));
         }
         let (dir, spec) = (self.server_dir(spec.id), spec.clone());
@@ -109,6 +106,7 @@ impl Site {
         blocking(move || {
             let write = || -> std::io::Result<()> {
                 fs::create_dir_all(&dir)?;
+                site.remember_owner(known.as_ref(), &spec, &dir)?;
                 let temp = dir.join("spec.new");
                 fs::write(&temp, serde_json::to_vec_pretty(&spec)?)?;
                 fs::File::open(&temp)?.sync_all()?;
@@ -148,73 +146,13 @@ impl Site {
                 tracing::error!(server = spec.name, "journal: {damage}");
                 site.note("journal.damaged", &spec.name, "found", &damage.to_string());
             }
+            site.restore_watched(&cell);
+            site.load_branches(&cell);
             site.cells.write().insert(spec.id, Arc::clone(&cell));
             Ok(cell)
         })
         .await
     }
-
-    fn health(
-        &self,
-        cell: &ServerCell,
-        connected: bool,
-        rpo: Option<Duration>,
-        live: bool,
-    ) -> (Health, Option<String>) {
-        let spec = cell.spec.read();
-        if !spec.active {
-            return (Health::Unknown, None);
-        }
-        let m = cell.measured.lock();
-        let report = m.report.as_ref();
-        if let Some(fault) = &m.fault {
-            return (Health::Stalled, Some(fault.clone()));
-        }
-        let reason = report.map(|r| r.stalled.clone()).filter(|s| !s.is_empty());
-        let capture_stalled = report.is_some_and(|r| r.capture == "stalled");
-        let agent_here = self.sessions.agents.lock().contains_key(&spec.agent);
-        let age = rpo.unwrap_or_default();
-        if !agent_here {
-            let text = "the agent is not connected: look at its host and at 'lifeboat-agent status' there";
-            let health = if age > LOST || rpo.is_none() { Health::Stalled } else { Health::Lag };
-            return (health, Some(text.into()));
-        }
-        if capture_stalled {
-            return (Health::Stalled, reason);
-        }
-        if rpo.is_none() {
-            return (Health::Unknown, reason);
-        }
-        if connected && live && age <= LATE && reason.is_none() {
-            return (Health::Ready, None);
-        }
-        let why = reason.unwrap_or_else(|| {
-            if connected {
-                "catching up with the source; this heals itself".into()
-            } else {
-                "the stream is reconnecting".into()
-            }
-        });
-        (if age > LOST && !connected { Health::Stalled } else { Health::Lag }, Some(why))
-    }
-}
-
-fn sync_progress(r: &lifeboat_replicate::message::ServerReport) -> Option<SyncProgress> {
-    let phase = match Phase::try_from(r.phase).unwrap_or(Phase::Idle) {
-        Phase::Idle | Phase::Live => return None,
-        Phase::Scan => SyncPhase::Scan,
-        Phase::Full => SyncPhase::Full,
-        Phase::Resync => SyncPhase::Resync,
-    };
-    let left = r.total_bytes.saturating_sub(r.done_bytes);
-    Some(SyncProgress {
-        phase,
-        total_bytes: r.total_bytes,
-        done_bytes: r.done_bytes,
-        sent_bytes: r.sent_bytes,
-        rate: r.rate,
-        eta_seconds: left.checked_div(r.rate),
-    })
 }
 
 /// The site as a [`SitePort`]; cheap to clone.
@@ -255,7 +193,9 @@ impl SitePort for SiteHandle {
         })?;
         let text =
             serde_json::to_string(capture).map_err(|e| PortError::new(ErrorCode::Invalid, e.to_string()))?;
-        let Some(result) = link.probe(self.sessions.next_id(), text, PROBE).await else {
+        let request = control::Body::Probe(Probe { capture: text });
+        let answer = link.ask(self.sessions.next_id(), request, PROBE).await;
+        let Some(control::Body::ProbeResult(result)) = answer else {
             return Err(PortError::new(
                 ErrorCode::Unavailable,
                 format!("the agent did not answer within {PROBE:?}"),
@@ -293,6 +233,11 @@ impl SitePort for SiteHandle {
             }
             std::mem::replace(&mut *held, spec.clone())
         };
+        if old.window != spec.window {
+            let config = journal_config(&spec.window);
+            cell.keeper.set_window(config.window, config.window_bytes);
+            self.trim_now.notify_one();
+        }
         if cell.reader.epoch() < spec.epoch {
             let (reply, done) = oneshot::channel();
             let gone = || PortError::new(ErrorCode::Unavailable, "the server's journal is closed");
@@ -300,8 +245,8 @@ impl SitePort for SiteHandle {
             done.await.map_err(|_| gone())?.map_err(|e| errors::journal(&e))?;
         }
         if !spec.active || spec.agent != old.agent || spec.epoch != old.epoch {
-            self.sessions
-                .cut_stream(spec.id, &No::new(RefuseCode::NotAssigned, "replication of this server stopped"));
+            let no = No::new(RefuseCode::NotAssigned, "replication of this server stopped");
+            self.sessions.cut_stream(&(spec.id, None), &no);
         }
         self.0.resume_mounts(spec.id).await;
         self.push_assignments(spec.agent);
@@ -315,9 +260,14 @@ impl SitePort for SiteHandle {
         self.specs.write().remove(&server);
         let cell = self.cells.write().remove(&server);
         if let Some(cell) = cell {
-            self.sessions.cut_stream(server, &No::new(RefuseCode::NotAssigned, "this server was deleted"));
+            self.sessions.cut_server(server, &No::new(RefuseCode::NotAssigned, "this server was deleted"));
             let agent = cell.spec.read().agent;
             self.push_assignments(agent);
+            for branch in self.branches.take(server) {
+                if let Some(cell) = &branch.cell {
+                    cell.stop().await;
+                }
+            }
             cell.stop().await;
         }
         let site = Arc::clone(&self.0);
@@ -350,27 +300,40 @@ impl SitePort for SiteHandle {
     fn runtime(&self, server: ServerId) -> Option<ServerRuntime> {
         let cell = self.cell(server)?;
         let m = cell.measured.lock().clone();
+        let now = self.clock.monotonic();
         let usage = cell.reader.usage();
-        let rpo = usage.newest.as_ref().and_then(|_| m.coverage.age(self.clock.monotonic()));
-        let connected = m.session.is_some();
-        let (health, reason) = self.health(&cell, connected, rpo, m.live);
-        let report = m.report.filter(|_| cell.spec.read().active);
+        let rpo = usage.newest.as_ref().and_then(|_| m.coverage.age(now));
+        let judgement = self.judge(&cell, &m, rpo);
+        let (active, mode, disks) = {
+            let spec = cell.spec.read();
+            (spec.active, spec.replication.mode, spec.disks.clone())
+        };
+        let report = m.report.filter(|_| active);
+        let r = report.as_ref();
+        let w = cell.watched.lock();
         Some(ServerRuntime {
-            connected,
-            health,
-            reason,
-            capture: report.as_ref().map(|r| r.capture.clone()).unwrap_or_default(),
-            sync: report.as_ref().and_then(sync_progress),
+            connected: m.session.is_some(),
+            health: judgement.health,
+            reason: judgement.reason,
+            ready_in_seconds: judgement.ready_in_seconds,
+            capture: r.map(|r| r.capture.clone()).unwrap_or_default(),
+            sync: r.and_then(sync_progress),
             rpo_ms: rpo.map(|d| d.as_millis() as u64),
-            lag_bytes: report.as_ref().map_or(m.lag_bytes, |r| r.lag_bytes),
+            lag_bytes: r.map_or(m.lag_bytes, |r| r.lag_bytes),
             received_bytes: cell.received.load(Ordering::Relaxed),
             content_bytes: cell.content.load(Ordering::Relaxed),
             journal_bytes: usage.bytes,
             latest: usage.newest.as_ref().map(point_info),
             oldest: usage.oldest.as_ref().map(point_info),
-            disks: cell.spec.read().disks.clone(),
-            exports: report.map(|r| r.exports).unwrap_or_default(),
-            ..ServerRuntime::default()
+            disks,
+            spool_bytes: r.map_or(0, |r| r.spool_bytes),
+            hashed_bytes: r.map_or(0, |r| r.hashed_bytes),
+            rpo_hour: w.rpo.hour(now),
+            rpo_day: w.rpo.day(now),
+            sync_mode: (mode == ReplicationMode::Sync).then(|| sync_status(r)),
+            verify: w.verify.as_ref().map(|v| v.status.clone()),
+            branches: self.branches.of(server).len() as u32,
+            exports: r.map(|r| r.exports.clone()).unwrap_or_default(),
         })
     }
 
@@ -560,32 +523,43 @@ impl SitePort for SiteHandle {
         .await
     }
 
-    async fn group_barrier(&self, _: &[ServerId], _: Duration) -> Result<GroupCut, PortError> {
-        Err(PortError::new(ErrorCode::Unavailable, "not here yet"))
+    async fn group_barrier(&self, servers: &[ServerId], hold: Duration) -> Result<GroupCut, PortError> {
+        self.cut_group(servers, hold).await
     }
 
-    async fn verify(&self, _: ServerId, _: u64) -> Result<(), PortError> {
-        Err(PortError::new(ErrorCode::Unavailable, "not here yet"))
+    async fn verify(&self, server: ServerId, rate: u64) -> Result<(), PortError> {
+        let site = Arc::clone(&self.0);
+        blocking(move || site.start_verify(server, rate)).await
     }
 
-    fn rpo_history(&self, _: ServerId, _: usize) -> Vec<RpoMinute> {
-        Vec::new()
+    fn rpo_history(&self, server: ServerId, minutes: usize) -> Vec<RpoMinute> {
+        self.cell(server).map(|c| c.watched.lock().rpo.minutes(minutes)).unwrap_or_default()
     }
 
-    async fn branches(&self, _: ServerId) -> Result<Vec<Branch>, PortError> {
-        Ok(Vec::new())
+    async fn branches(&self, server: ServerId) -> Result<Vec<Branch>, PortError> {
+        let site = Arc::clone(&self.0);
+        blocking(move || site.list_branches(server)).await
     }
 
-    async fn delete_branch(&self, _: ServerId, _: &str) -> Result<(), PortError> {
-        Err(PortError::new(ErrorCode::Unavailable, "not here yet"))
+    async fn delete_branch(&self, server: ServerId, branch: &str) -> Result<(), PortError> {
+        self.drop_branch(server, branch).await
     }
 
-    async fn mount_branch(&self, _: ServerId, _: &str, _: &str, _: bool) -> Result<Mount, PortError> {
-        Err(PortError::new(ErrorCode::Unavailable, "not here yet"))
+    async fn mount_branch(
+        &self,
+        server: ServerId,
+        name: &str,
+        branch: &str,
+        writable: bool,
+    ) -> Result<Mount, PortError> {
+        let id = format!("{:08x}", self.entropy.next_u64() as u32);
+        let (site, name, branch) = (Arc::clone(&self.0), name.to_owned(), branch.to_owned());
+        blocking(move || site.serve_branch(server, &branch, (id, &name, writable))).await
     }
 
-    async fn check_journal(&self, _: ServerId, _: bool) -> Result<CheckReport, PortError> {
-        Err(PortError::new(ErrorCode::Unavailable, "not here yet"))
+    async fn check_journal(&self, server: ServerId, full: bool) -> Result<CheckReport, PortError> {
+        let site = Arc::clone(&self.0);
+        blocking(move || site.check(server, full)).await
     }
 
     fn disk_space(&self) -> (u64, u64) {
@@ -593,7 +567,7 @@ impl SitePort for SiteHandle {
     }
 }
 
-fn disk_space(dir: &Path) -> (u64, u64) {
+pub(crate) fn disk_space(dir: &Path) -> (u64, u64) {
     match nix::sys::statvfs::statvfs(dir) {
         Ok(s) => {
             let unit = s.fragment_size();
@@ -615,7 +589,16 @@ impl Site {
         blocking(move || {
             let names: Vec<String> = cell.spec.read().disks.iter().map(|d| d.name.clone()).collect();
             let id = mount.id.clone();
-            let mount = site.mounts.serve(&cell.reader, server, mount, &names)?;
+            let reader = &cell.reader;
+            let open = |point: PointId| {
+                let disks = reader.disks_at(point).map_err(|e| errors::point(&e))?;
+                let open = |d: lifeboat_journal::DiskInfo| {
+                    let device = reader.open_point(point, d.disk).map_err(|e| errors::point(&e))?;
+                    Ok((d.disk.0, Arc::new(device) as Arc<dyn BlockDevice>))
+                };
+                disks.into_iter().map(open).collect()
+            };
+            let mount = site.mounts.serve(server, None, mount, &names, &open)?;
             if keep && let Err(e) = site.mounts.keep(&id) {
                 site.mounts.remove(&id);
                 return Err(e);

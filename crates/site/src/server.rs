@@ -2,11 +2,16 @@
 //!
 //! Invariant: only the worker thread writes the journal, through [`ServerCore`], where all decisions are.
 
+mod compare;
 pub mod core;
+mod notes;
 
+pub use self::compare::Trunk;
 pub use self::core::ServerCore;
+pub use self::notes::EpochEnd;
 
 use crate::lag::Coverage;
+use crate::watch::Watched;
 use lifeboat_api::port::ServerSpec;
 use lifeboat_api::types::WindowSpec;
 use lifeboat_base::{Clock, Entropy, Epoch};
@@ -112,6 +117,12 @@ pub struct ServerCell {
     pub opened: OpenReport,
     pub jobs: mpsc::Sender<Job>,
     pub measured: Mutex<Measured>,
+    /// What is watched of it besides.
+    pub watched: Mutex<Watched>,
+    /// The agent process that wrote last, when that is known.
+    pub writer: RwLock<Option<u64>>,
+    /// Where earlier epochs ended, oldest first.
+    pub ends: RwLock<Vec<EpochEnd>>,
     pub received: AtomicU64,
     pub content: AtomicU64,
 }
@@ -147,6 +158,14 @@ pub struct OpenServer<'a> {
     pub entropy: Arc<dyn Entropy>,
 }
 
+/// Says of a server that is not open yet which process wrote its newest record.
+///
+/// # Errors
+/// What the system reports.
+pub fn preset_writer(own: &Arc<dyn Storage>, writer: u64) -> io::Result<()> {
+    notes::Notes(Arc::clone(own)).set_writer(writer)
+}
+
 /// The journal's settings for a window.
 pub fn journal_config(window: &WindowSpec) -> JournalConfig {
     JournalConfig {
@@ -162,7 +181,18 @@ impl ServerCell {
     /// # Errors
     /// What the journal says.
     pub fn open(o: &OpenServer<'_>) -> Result<Arc<Self>, JournalError> {
-        let (core, queue) = ServerCore::open(o)?;
+        Self::start(ServerCore::open(o)?)
+    }
+
+    /// Opens the journal of a branch and starts its worker.
+    ///
+    /// # Errors
+    /// What the journal says.
+    pub fn open_branch(o: &OpenServer<'_>, trunk: Trunk) -> Result<Arc<Self>, JournalError> {
+        Self::start(ServerCore::open_branch(o, trunk)?)
+    }
+
+    fn start((core, queue): (ServerCore, mpsc::Receiver<Job>)) -> Result<Arc<Self>, JournalError> {
         let cell = Arc::clone(core.cell());
         std::thread::Builder::new().name("journal".into()).spawn(move || run(core, queue)).map_err(
             |source| JournalError::Io { what: "cannot start the journal's thread".into(), source },
@@ -179,6 +209,9 @@ impl ServerCell {
             opened,
             jobs,
             measured: Mutex::default(),
+            watched: Mutex::default(),
+            writer: RwLock::default(),
+            ends: RwLock::default(),
             received: AtomicU64::new(0),
             content: AtomicU64::new(0),
         };

@@ -5,18 +5,17 @@
 //! that was taken before is on stable storage, so no number is ever given to two records. An offer is answered by what
 //! the journal holds at its place in the stream.
 
+use super::compare::{Source, Trunk, View};
+use super::notes::{EpochEnd, Notes};
 use super::{Job, No, OpenServer, ServerCell, SessionOut};
 use crate::lag::Coverage;
-use lifeboat_base::limits::{BLOCK, MAX_LINEAGE};
+use lifeboat_base::limits::MAX_LINEAGE;
 use lifeboat_base::{Clock, DiskId, Epoch, Seq, WallTime};
-use lifeboat_block::storage::{Storage, read_whole, write_all};
-use lifeboat_block::{BlockDevice, Body, Record};
-use lifeboat_journal::{Journal, JournalError, PointDevice};
-use lifeboat_replicate::dirty::DirtyMap;
+use lifeboat_block::{Body, Record};
+use lifeboat_journal::{Journal, JournalError, PointError};
 use lifeboat_replicate::message::{Disk, RefuseCode, Welcome};
 use lifeboat_replicate::receiver::Receiver;
-use lifeboat_replicate::wire::{Ack, Answer, Offer, Ping, ZERO_HASH, hash_block};
-use std::io;
+use lifeboat_replicate::wire::{Ack, Answer, Offer, Ping};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use tokio::sync::{mpsc, oneshot};
@@ -26,60 +25,26 @@ const COMMIT: usize = 4 << 20;
 
 const FULL: &str = "the site's disk is full: make room on it; replication goes on by itself then";
 
-/// Which agent process wrote the newest record, beside the journal. It outlives this process, so that after a restart the
-/// agent's unacknowledged records go on where they were, and no other's are taken for them.
-struct WriterFile(Arc<dyn Storage>);
-
-impl WriterFile {
-    const NAME: &str = "writer";
-    const NEW: &str = "writer.new";
-    /// More than its content can be, in bytes.
-    const LONGEST: u64 = 64;
-
-    fn is(&self, instance: u64) -> bool {
-        let content = self.0.open(Self::NAME).and_then(|f| read_whole(&*f, Self::LONGEST));
-        content.is_ok_and(|text| text.trim_ascii() == format!("{instance:016x}").as_bytes())
-    }
-
-    /// On stable storage when it returns.
-    fn set(&self, instance: u64) -> io::Result<()> {
-        match self.0.remove(Self::NEW) {
-            Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
-            _ => {}
-        }
-        let file = self.0.create(Self::NEW)?;
-        write_all(&*file, format!("{instance:016x}\n").as_bytes(), 0)?;
-        file.sync()?;
-        self.0.rename(Self::NEW, Self::NAME)?;
-        self.0.sync_dir()
-    }
-}
-
-/// The content the site holds, for comparing during one sync.
-struct View {
-    disks: Vec<Snapshot>,
-}
-
-struct Snapshot {
-    disk: DiskId,
-    device: PointDevice,
-    /// Blocks written since the snapshot: never said to be there.
-    written: DirtyMap,
-}
-
 struct Current {
     id: u64,
+    instance: u64,
+    /// It is known as the writer.
+    claimed: bool,
     out: SessionOut,
 }
 
 /// See the module's text.
 pub struct ServerCore {
     cell: Arc<ServerCell>,
-    writer: WriterFile,
+    notes: Notes,
+    source: Source,
     clock: Arc<dyn Clock>,
     journal: Journal,
     session: Option<Current>,
+    /// For the offers of the present sync.
     view: Option<View>,
+    /// For exact offers.
+    proof: Option<View>,
     uncommitted: usize,
     /// Source time of the newest barrier not yet committed.
     newest: Option<WallTime>,
@@ -91,6 +56,24 @@ impl ServerCore {
     /// # Errors
     /// What the journal says.
     pub fn open(o: &OpenServer<'_>) -> Result<(Self, mpsc::Receiver<Job>), JournalError> {
+        Self::open_with(o, None)
+    }
+
+    /// The same for a branch: a journal that holds only what follows its trunk, in the epoch of `o.spec`.
+    ///
+    /// # Errors
+    /// What the journal says.
+    pub fn open_branch(
+        o: &OpenServer<'_>,
+        trunk: Trunk,
+    ) -> Result<(Self, mpsc::Receiver<Job>), JournalError> {
+        Self::open_with(o, Some(trunk))
+    }
+
+    fn open_with(
+        o: &OpenServer<'_>,
+        trunk: Option<Trunk>,
+    ) -> Result<(Self, mpsc::Receiver<Job>), JournalError> {
         let clock = Arc::clone(&o.clock);
         let (mut journal, opened) = Journal::open_on(
             Arc::clone(&o.storage.journal),
@@ -99,24 +82,32 @@ impl ServerCore {
             Arc::clone(&clock),
             Arc::clone(&o.entropy),
         )?;
-        if journal.epoch() < o.spec.epoch {
-            journal.set_epoch(o.spec.epoch)?;
+        if let Some(trunk) = &trunk {
+            journal.begin_after(trunk.base, &trunk.line.disks_after(trunk.base))?;
         }
         let (cell, queue) = ServerCell::new(o.spec.clone(), &journal, opened);
         if let Some(newest) = cell.reader.usage().newest {
             let age = clock.wall().since(newest.site_time);
             cell.measured.lock().coverage = Coverage::restored(age, clock.monotonic());
         }
-        let core = Self {
+        let notes = Notes(Arc::clone(&o.storage.own));
+        *cell.ends.write() = notes.ends();
+        *cell.writer.write() = notes.writer();
+        let mut core = Self {
+            source: Source { reader: cell.reader.clone(), trunk },
             cell: Arc::new(cell),
-            writer: WriterFile(Arc::clone(&o.storage.own)),
+            notes,
             clock,
             journal,
             session: None,
             view: None,
+            proof: None,
             uncommitted: 0,
             newest: None,
         };
+        if core.journal.epoch() < o.spec.epoch {
+            core.raise(o.spec.epoch)?;
+        }
         Ok((core, queue))
     }
 
@@ -145,7 +136,7 @@ impl ServerCore {
                 let answer = self.begin(instance, &lineage, epoch, &disks);
                 if answer.is_ok() {
                     self.end_session(No::new(RefuseCode::Busy, "a newer session took over"));
-                    self.session = Some(Current { id: session, out });
+                    self.session = Some(Current { id: session, instance, claimed: false, out });
                     let mut m = self.cell.measured.lock();
                     m.session = Some(session);
                     m.coverage.begin_session();
@@ -178,11 +169,31 @@ impl ServerCore {
                     RefuseCode::StaleEpoch,
                     format!("epoch {epoch} has begun at the site"),
                 ));
-                let _ = reply.send(self.journal.set_epoch(epoch));
+                let _ = reply.send(self.raise(epoch));
             }
             Job::Stop { reply } => return Some(reply),
         }
         None
+    }
+
+    /// Begins another epoch, and notes where the one before ended: what its writer still has is a branch from there.
+    fn raise(&mut self, epoch: Epoch) -> Result<(), JournalError> {
+        let old = self.journal.epoch();
+        if epoch > old && self.journal.last_seq() > Seq::ZERO && self.source.trunk.is_none() {
+            // What waits for room belongs to the old epoch; where that ended is known once it is stored.
+            if self.settle().is_err() && self.cell.measured.lock().fault.is_none() {
+                return Err(JournalError::NoSpace);
+            }
+            let end = EpochEnd { epoch: old, last: self.journal.durable_seq(), writer: self.notes.writer() };
+            let mut ends = self.cell.ends.write();
+            ends.retain(|e| e.epoch < old);
+            ends.push(end);
+            if let Err(e) = self.notes.set_ends(&ends) {
+                let server = self.cell.spec.read().name.clone();
+                tracing::error!(server, "where epoch {old} ended cannot be noted: {e}");
+            }
+        }
+        self.journal.set_epoch(epoch)
     }
 
     fn is_current(&self, session: u64) -> bool {
@@ -191,7 +202,7 @@ impl ServerCore {
 
     /// Ends the present session, if there is one, and says why.
     fn end_session(&mut self, no: No) {
-        self.view = None;
+        (self.view, self.proof) = (None, None);
         let mut m = self.cell.measured.lock();
         (m.session, m.live) = (None, false);
         drop(m);
@@ -235,21 +246,54 @@ impl ServerCore {
             .map_err(|e| No::new(RefuseCode::Disks, e.to_string()))?;
         // A stream begins with its disks; whatever followed them may be content.
         let has_content = durable.0 > known.len() as u64;
-        let same_writer = self.writer.is(instance);
-        let follows = lineage.iter().take(MAX_LINEAGE).any(|earlier| self.writer.is(*earlier));
-        if !same_writer && let Err(e) = self.writer.set(instance) {
-            tracing::error!(server = self.cell.spec.read().name, "the writer's name cannot be stored: {e}");
-            return Err(No::new(
-                RefuseCode::Storage,
-                format!("the site cannot store: {e}; it is tried again"),
-            ));
-        }
+        let writer = self.notes.writer();
+        let mut same_writer = writer == Some(instance);
+        let mut follows = lineage.iter().take(MAX_LINEAGE).any(|earlier| writer == Some(*earlier));
         let version = lifeboat_replicate::message::VERSION;
-        let branch = false;
+        if !self.sound() {
+            // Something is lost here that the agent believes safe: it has to compare everything.
+            (same_writer, follows) = (false, false);
+        }
+        let branch = self.source.trunk.is_some();
         Ok((Welcome { version, durable: durable.0, has_content, same_writer, follows, branch }, receiver))
     }
 
+    /// Whether everything up to now can be read back, as far as is known without reading it.
+    fn sound(&self) -> bool {
+        let damaged = self.cell.reader.usage().damaged > 0;
+        let whole = |d: &lifeboat_journal::DiskInfo| {
+            self.cell.reader.open_at(d.disk, self.journal.durable_seq()).is_ok()
+        };
+        !damaged || self.journal.disks().iter().all(whole)
+    }
+
+    /// Whoever sends records is their writer from the first on, and not before: an agent first makes sure that its tracking
+    /// fits what the welcome said, and dies as whom it was until then.
+    fn claim(&mut self) -> bool {
+        let Some(session) = &mut self.session else { return false };
+        if !session.claimed && self.notes.writer() == Some(session.instance) {
+            session.claimed = true;
+        }
+        if session.claimed {
+            return true;
+        }
+        let Err(e) = self.notes.set_writer(session.instance) else {
+            *self.cell.writer.write() = Some(session.instance);
+            session.claimed = true;
+            return true;
+        };
+        tracing::error!(server = self.cell.spec.read().name, "the writer's name cannot be stored: {e}");
+        self.end_session(No::new(
+            RefuseCode::Storage,
+            format!("the site cannot store: {e}; it is tried again"),
+        ));
+        false
+    }
+
     fn append(&mut self, records: &[Record]) {
+        if records.is_empty() || !self.claim() {
+            return;
+        }
         let mut content = 0;
         for r in records {
             match &r.body {
@@ -263,7 +307,7 @@ impl ServerCore {
                     // A barrier says that the sync is over.
                     self.view = None;
                 }
-                Body::Disk { .. } => self.view = None,
+                Body::Disk { .. } => (self.view, self.proof) = (None, None),
             }
         }
         self.cell.content.fetch_add(content, Ordering::Relaxed);
@@ -274,10 +318,8 @@ impl ServerCore {
     }
 
     fn wrote(&mut self, disk: DiskId, offset: u64, len: u64) {
-        if let Some(view) = &mut self.view
-            && let Some(s) = view.disks.iter_mut().find(|s| s.disk == disk)
-        {
-            s.written.mark(offset, len);
+        for view in [&mut self.view, &mut self.proof].into_iter().flatten() {
+            view.wrote(disk, offset, len);
         }
     }
 
@@ -330,6 +372,9 @@ impl ServerCore {
     fn ping(&mut self, ping: &Ping) {
         self.commit();
         let now = self.clock.monotonic();
+        if self.proof.as_ref().is_some_and(|p| p.idle(now)) {
+            self.proof = None;
+        }
         let covers =
             ping.live && self.journal.durable_seq() >= ping.seq && self.journal.latest_point().is_some();
         let mut m = self.cell.measured.lock();
@@ -362,41 +407,24 @@ impl ServerCore {
         }
     }
 
-    fn compare(&mut self, offer: &Offer) -> Result<Vec<bool>, lifeboat_journal::PointError> {
+    fn compare(&mut self, offer: &Offer) -> Result<Vec<bool>, PointError> {
+        let now = self.clock.monotonic();
+        if offer.exact {
+            // Its place in the stream is after everything taken.
+            self.commit();
+            let mut proof = match self.proof.take() {
+                Some(proof) => proof,
+                None => View::open(&self.source, now)?,
+            };
+            let lacking = proof.lacking_now(&self.source, offer, now);
+            // A session that ended in the commit left nothing to compare for.
+            self.proof = Some(proof).filter(|_| self.session.is_some());
+            return lacking;
+        }
         if self.view.is_none() {
             self.commit();
-            let disks = self.journal.disks();
-            let snapshot = |d: &lifeboat_journal::DiskInfo| -> Result<_, lifeboat_journal::PointError> {
-                Ok(Snapshot {
-                    disk: d.disk,
-                    device: self.cell.reader.open_live(d.disk)?,
-                    written: DirtyMap::new(d.size),
-                })
-            };
-            self.view = Some(View { disks: disks.iter().map(snapshot).collect::<Result<_, _>>()? });
+            self.view = Some(View::open(&self.source, now)?);
         }
-        let Some(s) = self.view.as_ref().and_then(|v| v.disks.iter().find(|s| s.disk == offer.disk)) else {
-            return Ok(vec![true; offer.hashes.len()]);
-        };
-        let size = s.device.size();
-        let mut buf = vec![0; BLOCK];
-        let mut needed = Vec::with_capacity(offer.hashes.len());
-        for (i, hash) in offer.hashes.iter().enumerate() {
-            let at = offer.offset + (i * BLOCK) as u64;
-            let len = (BLOCK as u64).min(size.saturating_sub(at));
-            if len == 0 || s.written.covers(at, 1) {
-                needed.push(true);
-                continue;
-            }
-            let same = if !s.device.has_data(at, len) {
-                *hash == ZERO_HASH
-            } else {
-                let block = &mut buf[..len as usize];
-                // A damaged block is one the source can mend.
-                s.device.read(at, block).is_ok() && hash_block(block) == *hash
-            };
-            needed.push(!same);
-        }
-        Ok(needed)
+        Ok(self.view.as_ref().map_or_else(|| vec![true; offer.hashes.len()], |v| v.lacking(offer)))
     }
 }

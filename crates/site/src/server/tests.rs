@@ -246,8 +246,15 @@ fn a_full_disk_heals_for_the_same_agent() {
 #[test]
 fn the_writer_is_known_by_its_process_also_after_a_restart() {
     let mut w = World::new();
-    let same = |w: &mut World, instance| w.hello(instance, 1, 8).expect("welcome").0.same_writer;
+    let same = |w: &mut World, instance| {
+        let (welcome, mut p) = w.hello(instance, 1, 8).expect("welcome");
+        let last = w.records(&mut p, vec![announce(), barrier()]);
+        w.acked(&mut p, last);
+        welcome.same_writer
+    };
     assert!(!same(&mut w, 1));
+    let (welcome, _) = w.hello(9, 1, 8).expect("welcome");
+    assert!(!welcome.same_writer, "and who only says hello has written nothing");
     assert!(same(&mut w, 1));
     w.wait("the worker goes on", w.cell.stop());
     w.cell = open_cell(&w.storage.after_kill(), &w.own.after_power_loss(), &w.clock);
