@@ -10,17 +10,25 @@
 
 pub mod dir;
 pub mod guest;
+pub mod judge;
 pub mod net;
 pub mod process;
+pub mod proxy;
 pub mod qmp;
+pub mod rig;
+pub mod room;
 pub mod site;
 pub mod tool;
 pub mod wait;
 
 pub use dir::TestDir;
 pub use guest::{Guest, GuestImage};
+pub use judge::{Load, compare, judge, judge_several, work};
 pub use net::{Net, Place};
 pub use process::Process;
+pub use proxy::{At, End, Plan, Proxy, Way};
+pub use rig::Rig;
+pub use room::SmallDisk;
 pub use site::{Agent, Site};
 pub use tool::{binary, free_port, have, repository, run, sim_binary};
 pub use wait::{wait_for, wait_some};

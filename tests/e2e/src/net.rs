@@ -97,6 +97,19 @@ impl Net {
         let ns = self.source.namespace.as_deref().expect("the loopback cannot be cut");
         run(Command::new("ip").args(["-n", ns, "link", "set", "veth0", if down { "down" } else { "up" }]));
     }
+
+    /// Lets the source send only so many kilobits a second, or as many as it can again.
+    ///
+    /// # Panics
+    /// On the loopback; ask [`Net::is_real`] first.
+    pub fn shape(&self, kbit: Option<u32>) {
+        let ns = self.source.namespace.as_deref().expect("the loopback cannot be slowed");
+        let rate = kbit.map(|k| format!("{k}kbit"));
+        let tbf =
+            ["root", "tbf", "rate", rate.as_deref().unwrap_or_default(), "burst", "64kb", "latency", "200ms"];
+        let (verb, what) = if kbit.is_some() { ("replace", &tbf[..]) } else { ("del", &tbf[..1]) };
+        run(Command::new("tc").args(["-n", ns, "qdisc", verb, "dev", "veth0"]).args(what));
+    }
 }
 
 impl Drop for Net {

@@ -28,6 +28,7 @@ pub struct Site {
     pub process: Process,
     logs: PathBuf,
     url: String,
+    replication: String,
     token: String,
     fingerprint: String,
 }
@@ -58,6 +59,7 @@ impl Site {
             process,
             logs: dir.into(),
             url: format!("https://{}:{api}", place.address()),
+            replication: format!("{}:{replication}", place.address()),
             token: text("token"),
             fingerprint: text("fingerprint"),
         };
@@ -99,6 +101,11 @@ impl Site {
 
     pub fn url(&self) -> &str {
         &self.url
+    }
+
+    /// `HOST:PORT` where agents' sessions arrive.
+    pub fn replication(&self) -> &str {
+        &self.replication
     }
 
     pub fn fingerprint(&self) -> &str {
@@ -152,6 +159,14 @@ impl Site {
     /// # Panics
     /// When it does not connect.
     pub fn agent(&self, dir: &Path, name: &str, place: &Place) -> Agent {
+        self.agent_by(dir, name, place, &self.replication)
+    }
+
+    /// As [`Site::agent`], with its sessions going to `replication`, a proxy for example.
+    ///
+    /// # Panics
+    /// When it does not connect.
+    pub fn agent_by(&self, dir: &Path, name: &str, place: &Place, replication: &str) -> Agent {
         let token = self.json(&["token", "create", "--agent"]);
         let token = token["token"].as_str().unwrap();
         let home = dir.join(name);
@@ -160,6 +175,7 @@ impl Site {
             .arg("--dir")
             .arg(&home)
             .args(["join", "--site", &self.url, "--token", token, "--name", name])
+            .args(["--replication", replication])
             .output()
             .unwrap();
         assert!(output.status.success(), "join: {}", String::from_utf8_lossy(&output.stderr));
@@ -201,6 +217,18 @@ impl Site {
             let rpo = r["rpo_ms"].as_u64().unwrap_or(u64::MAX / 2);
             let covered = lifeboat_sim::clock::unix_ms().saturating_sub(rpo);
             r["health"] == "ready" && r["lag_bytes"] == 0 && covered > written
+        });
+    }
+
+    /// Waits until the newest point is from after now, while writing goes on.
+    ///
+    /// # Panics
+    /// When there is none.
+    pub fn wait_new_point(&self, name: &str) {
+        let now = lifeboat_sim::clock::unix_ms();
+        wait_for(&format!("a new point of {name}, {}", self.logs.display()), SOON, || {
+            let rpo = self.server(name)["runtime"]["rpo_ms"].as_u64().unwrap_or(u64::MAX / 2);
+            lifeboat_sim::clock::unix_ms().saturating_sub(rpo) > now
         });
     }
 

@@ -2,11 +2,10 @@
 
 #![allow(clippy::unwrap_used, reason = "tests")]
 
-use lifeboat_e2e::{Agent, Place, Site, TestDir, run, wait_for};
-use lifeboat_sim::oracle::{self, FileSink, History, Order, Report, Require, Settings, Target};
+use lifeboat_e2e::{Agent, Place, Site, TestDir, compare, judge, run, wait_for};
+use lifeboat_sim::oracle::{Report, Require, Settings};
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
@@ -35,31 +34,7 @@ fn protected(dir: &TestDir, name: &str, disks: &[u64]) -> (Site, Agent, Vec<Path
 
 /// The oracle's work on a splitter's exports, kept in `ledger`.
 fn work(agent: &Agent, name: &str, disks: usize, ledger: &Path, settings: &Settings) -> Report {
-    let targets: Vec<Arc<dyn Target>> = (0..disks)
-        .map(|i| oracle::open(&format!("nbd-unix:{}:disk{i}", agent.export(name).display()), None).unwrap())
-        .collect();
-    let (sink, history) = FileSink::open(ledger).unwrap();
-    oracle::write(&targets, &sink, history.as_ref(), settings, &AtomicBool::new(false)).unwrap()
-}
-
-/// Judges a point by the oracle.
-fn judge(site: &Site, name: &str, point: &str, ledger: &Path, require: Require) {
-    let (id, sockets) = site.mount(name, point);
-    let images: Vec<Arc<dyn Target>> = sockets.iter().map(|s| oracle::open(s, None).unwrap()).collect();
-    let history = History::open(ledger, None).unwrap();
-    let verdict = oracle::check(&images, &history, require, Order::Prefix).unwrap();
-    assert!(verdict.ok(), "{name} at {point}: {verdict}");
-    drop(images);
-    site.ok(&["unmount", &id]);
-}
-
-fn compare(site: &Site, name: &str, paths: &[PathBuf]) {
-    let (id, sockets) = site.mount(name, "latest");
-    for (path, socket) in paths.iter().zip(&sockets) {
-        let uri = format!("nbd+unix:///?socket={}", socket.strip_prefix("nbd-unix:").unwrap());
-        run(Command::new("qemu-img").args(["compare", "-f", "raw", "-F", "raw"]).arg(path).arg(uri));
-    }
-    site.ok(&["unmount", &id]);
+    lifeboat_e2e::work(agent, name, disks, ledger, settings, &AtomicBool::new(false))
 }
 
 #[test]
