@@ -78,10 +78,13 @@ pub struct Tracking {
 }
 
 /// A write under way; ends when dropped.
-pub struct Intent<'a> {
-    tracking: &'a Tracking,
+pub struct Intent {
+    tracking: Arc<Tracking>,
     range: (u16, u64, u64),
 }
+
+/// Regions marked ahead of writes that go along the disk.
+const AHEAD: u64 = 15;
 
 fn file_name(server: ServerId) -> String {
     format!("{server}.track")
@@ -176,13 +179,13 @@ impl Tracking {
 
     /// Announces a write. When this returns its regions are marked on stable storage, or the log is
     /// [`broken`](Self::broken). The write counts as under way until the answer is dropped.
-    pub fn intend(&self, disk: DiskId, offset: u64, len: u64) -> Intent<'_> {
+    pub fn intend(self: &Arc<Self>, disk: DiskId, offset: u64, len: u64) -> Intent {
         let mut state = self.state.lock();
         let range = state.disks.get(usize::from(disk.0)).map_or((0, 0), |d| d.range(offset, len));
         let range = (disk.0, range.0, range.1);
         state.touch(range);
         while state.broken.is_none() && !state.is_persisted(range) {
-            state.want(range);
+            state.want_ahead(range);
             if state.writing {
                 self.written.wait(&mut state);
             } else {
@@ -190,7 +193,8 @@ impl Tracking {
             }
         }
         state.under_way.push(range);
-        Intent { tracking: self, range }
+        drop(state);
+        Intent { tracking: Arc::clone(self), range }
     }
 
     /// Writes the pages that have new marks and waits for them to be stable. The lock is free meanwhile; whoever needs
@@ -382,9 +386,11 @@ impl State {
         !self.header.intents || self.disks.get(usize::from(disk)).is_none_or(|d| d.is_persisted(first, last))
     }
 
-    fn want(&mut self, (disk, first, last): (u16, u64, u64)) {
+    /// Wants the regions marked; for writes that go along the disk those ahead too, so that not each pays for a sync.
+    fn want_ahead(&mut self, (disk, first, last): (u16, u64, u64)) {
         if let Some(d) = self.disks.get_mut(usize::from(disk)) {
-            let pages = d.want(first, last);
+            let along = first.checked_sub(1).is_some_and(|before| d.is_current(before));
+            let pages = d.want(first, if along { last + AHEAD } else { last });
             self.pages.extend(pages);
         }
     }
@@ -395,7 +401,7 @@ impl State {
     }
 }
 
-impl Drop for Intent<'_> {
+impl Drop for Intent {
     fn drop(&mut self) {
         let mut state = self.tracking.state.lock();
         // What was captured at the end of the write belongs to this generation.

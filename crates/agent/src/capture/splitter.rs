@@ -42,7 +42,7 @@ impl SplitDevice {
     }
 
     /// The write-intent log knows of the write before the source does.
-    fn intend(&self, offset: u64, len: u64) -> Option<Intent<'_>> {
+    fn intend(&self, offset: u64, len: u64) -> Option<Intent> {
         let tracking = self.tracking.as_ref()?;
         let intent = tracking.intend(self.disk, offset, len);
         if tracking.broken().is_some() {
