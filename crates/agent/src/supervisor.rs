@@ -53,6 +53,13 @@ pub struct Supervisor {
     tracks: Arc<dyn Storage>,
 }
 
+/// What a capture works with.
+struct Parts<'a> {
+    stream: &'a Arc<Stream>,
+    state: &'a Arc<StateCell>,
+    stop: &'a Arc<StopFlag>,
+}
+
 /// Bytes per second over the last few seconds.
 #[derive(Default)]
 struct Rate {
@@ -149,7 +156,8 @@ impl Supervisor {
         let state = Arc::new(StateCell::default());
         let stop = Arc::new(StopFlag::default());
         let threads = stream.start()?;
-        let (capture, exports) = match self.capture(id, &assignment, &spec, &stream, found, &state, &stop) {
+        let parts = Parts { stream: &stream, state: &state, stop: &stop };
+        let (capture, exports) = match self.capture(id, &assignment, &spec, &parts, found) {
             Ok(c) => c,
             Err(e) => {
                 stream.stop();
@@ -222,18 +230,20 @@ impl Supervisor {
         id: ServerId,
         assignment: &Assignment,
         spec: &CaptureSpec,
-        stream: &Arc<Stream>,
+        parts: &Parts<'_>,
         found: Found,
-        state: &Arc<StateCell>,
-        stop: &Arc<StopFlag>,
     ) -> Result<(JoinHandle<()>, Vec<String>)> {
         let run = self.link.identity.dir().join("run");
         fs::create_dir_all(&run).with_context(|| format!("cannot create {}", run.display()))?;
         // Short names: a Unix socket's path holds 107 bytes.
         let short: String = id.0.simple().to_string().chars().take(12).collect();
         let thread = std::thread::Builder::new().name(format!("capture-{}", assignment.name));
-        let (stream, state, stop, clock) =
-            (Arc::clone(stream), Arc::clone(state), Arc::clone(stop), Arc::clone(&self.clock));
+        let (stream, state, stop, clock) = (
+            Arc::clone(parts.stream),
+            Arc::clone(parts.state),
+            Arc::clone(parts.stop),
+            Arc::clone(&self.clock),
+        );
         match spec {
             CaptureSpec::Mirror { qmp, .. } => {
                 let settings = MirrorSettings {

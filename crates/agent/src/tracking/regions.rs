@@ -24,6 +24,7 @@ pub struct Regions {
     previous: Vec<u64>,
 }
 
+/// The bits of regions, as far as there are any.
 fn bits(words: &[u64], first: u64, last: u64) -> impl Iterator<Item = (usize, u64)> + use<> {
     let count = words.len() as u64 * 64;
     (first..=last.min(count.saturating_sub(1))).map(|r| ((r / 64) as usize, 1 << (r % 64)))
@@ -70,6 +71,11 @@ impl Regions {
 
     pub fn is_persisted(&self, first: u64, last: u64) -> bool {
         bits(&self.stable, first, last).all(|(word, bit)| self.stable[word] & bit != 0)
+    }
+
+    /// Whether it was touched since the last rotation.
+    pub fn is_current(&self, region: u64) -> bool {
+        self.current.get((region / 64) as usize).is_some_and(|w| w >> (region % 64) & 1 == 1)
     }
 
     /// Wants the regions marked; the pages to be written for that.

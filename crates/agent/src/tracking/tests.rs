@@ -244,6 +244,22 @@ fn writers_wait_for_one_sync_together() {
     assert!(t.state.lock().under_way.is_empty());
 }
 
+/// A copy of a whole disk does not sync for each region.
+#[test]
+fn writes_that_go_along_the_disk_are_marked_ahead() {
+    let storage = MemoryStorage::new();
+    let (t, _) = open(&storage, 1);
+    clear(&t);
+    let before = storage.calls();
+    for region in 0..40 {
+        drop(t.intend(DISK, region * REGION, REGION));
+    }
+    let calls = storage.calls() - before;
+    assert!(calls <= 10, "{calls} calls for 40 regions");
+    clear(&t);
+    assert_eq!(t.suspect_bytes(), 0, "marks ahead of the last write are taken back too");
+}
+
 #[test]
 fn a_log_that_was_removed_is_gone() {
     let storage = MemoryStorage::new();
