@@ -121,9 +121,7 @@ pub trait SitePort: Send + Sync {
     async fn forget_server(&self, server: ServerId) -> Result<(), PortError>;
     /// What the data side holds, each with the highest epoch it knows of: its journal's, or the one it was last told.
     /// Control holds its store against this, which may have been restored from an old backup.
-    fn held(&self) -> Vec<ServerSpec> {
-        Vec::new()
-    }
+    fn held(&self) -> Vec<ServerSpec>;
     /// What is measured now; `None` when the server is not held.
     fn runtime(&self, server: ServerId) -> Option<ServerRuntime>;
 

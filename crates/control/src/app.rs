@@ -41,7 +41,7 @@ use std::collections::{HashMap, HashSet};
 use std::future::Future;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 use tokio::sync::Notify;
 use tokio::task::JoinSet;
@@ -214,7 +214,7 @@ impl App {
 
     #[cfg(test)]
     pub(crate) fn looks(&self) -> u64 {
-        self.looks.load(Ordering::Relaxed)
+        self.looks.load(std::sync::atomic::Ordering::Relaxed)
     }
 
     /// Writes an audit entry on its own; what failed must not fail because of it.

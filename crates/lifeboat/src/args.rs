@@ -1,10 +1,14 @@
 //! What can be typed. Help texts here are the reference a stranger reads first.
 
+pub mod groups;
 pub mod launch;
+pub mod replication;
 pub mod values;
 
 use clap::{ArgGroup, Args, Parser, Subcommand};
+use groups::GroupCommand;
 use launch::LaunchArgs;
+use replication::{ReplicationArgs, WatchArgs};
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -19,7 +23,7 @@ Exit codes:
   3  no such server, point, run or operation
   4  refused: not allowed, or not in the present state
   5  the site or what it needs cannot be reached now
-  6  the checks of a drill or failover did not pass
+  6  the checks of a drill or failover did not pass, or source and copy differ
   7  stored data is damaged
 
 A first hour:
@@ -85,12 +89,25 @@ pub enum Command {
     Servers,
     /// Show one server
     Server(Name),
+    /// Change how a server is kept, replicated, watched and launched
+    Set(Box<SetArgs>),
     /// Stop replication; recovery points are kept
     Stop(Name),
     /// Replicate again after `stop` or a failed failover
     Resume(Name),
     /// Forget a stopped server and delete its recovery points
     Delete(DeleteArgs),
+    /// Let a server go on that is held because the store is older than its data
+    Accept(AcceptArgs),
+    /// Show the measured RPO: now, over the hour and day, and by the minute
+    Rpo(RpoArgs),
+    /// Compare source and copy, block by block, while both go on
+    Verify(VerifyArgs),
+    /// Look for damage in what is stored, and name the points it affects
+    Check(CheckJournalArgs),
+    /// Groups of servers that are brought back to one moment together
+    #[command(subcommand)]
+    Group(GroupCommand),
     /// List recovery points, or find the one at a moment
     Points(PointsArgs),
     /// Serve a recovery point as an NBD disk on this site's host
@@ -101,6 +118,8 @@ pub enum Command {
     Unmount(MountId),
     /// Write a recovery point to an image file (run this on the site's host)
     Export(ExportArgs),
+    /// List what old sources wrote after a failover, or delete it
+    Branches(BranchesArgs),
     /// Run a recovery point in isolation and check it; replication goes on
     Drill(DrillArgs),
     /// Remove the machine of a drill now, or that of a committed failover; its report is kept
@@ -220,7 +239,9 @@ Examples:
   A running QEMU machine, all its writable disks, without a reboot:
     lifeboat protect web-1 --agent host-a --qmp /run/vm/web-1.qmp --wait
   A file or block device, written through an NBD export from now on:
-    lifeboat protect db-1 --agent host-a --export /dev/vg0/db --listen tcp:127.0.0.1:10809")]
+    lifeboat protect db-1 --agent host-a --export /dev/vg0/db --listen tcp:127.0.0.1:10809
+  The same, and no flush completes before this site has it:
+    lifeboat protect db-1 --agent host-a --export /dev/vg0/db --mode sync --on-loss degrade")]
 pub struct ProtectArgs {
     /// Name of the server: lower-case letters, digits, '.', '_' and '-'
     pub name: String,
@@ -246,10 +267,131 @@ pub struct ProtectArgs {
     #[arg(long, default_value = "64GiB", value_parser = size, value_name = "SIZE")]
     pub window_bytes: u64,
     #[command(flatten)]
+    pub replication: ReplicationArgs,
+    #[command(flatten)]
+    pub watch: WatchArgs,
+    #[command(flatten)]
     pub launch: LaunchArgs,
     /// Show the scan and the initial sync until the server is replicating
     #[arg(long)]
     pub wait: bool,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples (what is not named stays as it is):
+  lifeboat set db-1 --mode sync --on-loss degrade --loss-seconds 10
+  lifeboat set web-1 --window 7d --window-bytes 500GiB --rpo-alarm 30s
+  lifeboat set web-1 --memory 4GiB --port 80 --port 443")]
+pub struct SetArgs {
+    /// Name of the server
+    pub name: String,
+    /// Keep every moment for at least this long
+    #[arg(long, value_parser = duration, value_name = "TIME")]
+    pub window: Option<Duration>,
+    /// Keep at most this much journal
+    #[arg(long, value_parser = size, value_name = "SIZE")]
+    pub window_bytes: Option<u64>,
+    #[command(flatten)]
+    pub replication: ReplicationArgs,
+    #[command(flatten)]
+    pub watch: WatchArgs,
+    #[command(flatten)]
+    pub launch: LaunchArgs,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "\
+A server is held when this site's store was restored from a backup older than a failover.
+First see what runs at this site (lifeboat runs, and the runs/ directory) and which points
+there are (lifeboat points NAME). Afterwards it can be resumed and failed over again.")]
+pub struct AcceptArgs {
+    /// Name of the server
+    pub name: String,
+    /// Do not ask
+    #[arg(long)]
+    pub yes: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct RpoArgs {
+    /// Name of the server
+    pub name: String,
+    /// How many minutes to show
+    #[arg(long, default_value_t = 60, value_parser = clap::value_parser!(u32).range(1..=1440), value_name = "N")]
+    pub minutes: u32,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "\
+What differs is named, sent anew, and an alarm; the exit code is 6 then.
+Example:
+  lifeboat verify web-1 --rate 200MiB")]
+pub struct VerifyArgs {
+    /// Name of the server
+    pub name: String,
+    /// Read at most this much of the source per second; 0 for no limit [default: the server's own rate]
+    #[arg(long, value_parser = size, value_name = "SIZE")]
+    pub rate: Option<u64>,
+    /// Show how far it is until it is over [default]
+    #[arg(long, conflicts_with = "no_wait")]
+    pub wait: bool,
+    /// Start it and return
+    #[arg(long)]
+    pub no_wait: bool,
+}
+
+#[derive(Debug, Args)]
+#[command(group(ArgGroup::new("which").required(true)), after_help = "\
+The exit code is 7 when anything is damaged.
+Examples:
+  lifeboat check web-1
+  lifeboat check --all --full")]
+pub struct CheckJournalArgs {
+    /// Name of the server
+    #[arg(group = "which")]
+    pub name: Option<String>,
+    /// Every server of this site
+    #[arg(long, group = "which")]
+    pub all: bool,
+    /// Read every record, not only what says where they are; takes as long as reading all of it
+    #[arg(long)]
+    pub full: bool,
+}
+
+#[derive(Debug, Args)]
+#[command(
+    args_conflicts_with_subcommands = true,
+    after_help = "\
+A branch is what an old source wrote after its epoch was over, kept beside the line and never merged.
+Examples:
+  lifeboat branches
+  lifeboat mount web-1 --branch b1.7f3a
+  lifeboat branches delete web-1 b1.7f3a"
+)]
+pub struct BranchesArgs {
+    /// Name of the server [default: all]
+    pub name: Option<String>,
+    #[command(subcommand)]
+    pub command: Option<BranchesCommand>,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum BranchesCommand {
+    /// Delete a branch for good
+    Delete(BranchDeleteArgs),
+}
+
+#[derive(Debug, Args)]
+pub struct BranchDeleteArgs {
+    /// Name of the server
+    pub name: String,
+    /// Id of the branch
+    #[arg(value_name = "ID")]
+    pub branch: String,
+    /// Do not ask
+    #[arg(long)]
+    pub yes: bool,
 }
 
 #[derive(Debug, Args)]
@@ -299,6 +441,9 @@ pub struct MountArgs {
     /// Which point
     #[arg(long, default_value = "latest", value_parser = point)]
     pub point: String,
+    /// A divergent branch instead of a point, as `branches` shows it
+    #[arg(long, value_name = "ID", conflicts_with = "point")]
+    pub branch: Option<String>,
     /// Allow writes, into an overlay that is thrown away
     #[arg(long)]
     pub writable: bool,
@@ -320,6 +465,9 @@ pub struct ExportArgs {
     /// Which point
     #[arg(long, default_value = "latest", value_parser = point)]
     pub point: String,
+    /// A divergent branch instead of a point, as `branches` shows it
+    #[arg(long, value_name = "ID", conflicts_with = "point")]
+    pub branch: Option<String>,
     #[arg(long, value_enum, default_value = "raw")]
     pub format: ImageFormat,
     /// File to write

@@ -3,9 +3,13 @@
 mod access;
 mod export;
 mod follow;
+mod groups;
 mod points;
 mod recover;
 mod servers;
+mod watch;
+
+pub use watch::Rpo;
 
 use crate::args::{Cli, Command, DrillCommand};
 use crate::failure::{Exit, Failure, Outcome};
@@ -89,6 +93,13 @@ impl Session {
             Command::Stop(args) => self.stop(&args.name).await,
             Command::Resume(args) => self.resume(&args.name).await,
             Command::Delete(args) => self.delete(&args).await,
+            Command::Set(args) => self.set(&args).await,
+            Command::Accept(args) => self.accept(&args).await,
+            Command::Rpo(args) => self.rpo(&args).await,
+            Command::Verify(args) => self.verify(&args).await,
+            Command::Check(args) => self.check(&args).await,
+            Command::Branches(args) => self.branches(args).await,
+            Command::Group(command) => self.group(command).await,
             Command::Points(args) => self.points(args).await,
             Command::Mount(args) => self.mount(args).await,
             Command::Mounts => {

@@ -66,17 +66,16 @@ impl LaunchArgs {
         }
     }
 
-    /// These flags over the defaults, as a server's own settings.
-    pub fn settings(&self) -> LaunchSettings {
-        let default = LaunchSettings::default();
+    /// These flags over `base`, as a server's own settings.
+    pub fn over(&self, base: &LaunchSettings) -> LaunchSettings {
         LaunchSettings {
-            cpus: self.cpus.unwrap_or(default.cpus),
-            memory_mib: self.memory.unwrap_or(default.memory_mib),
-            network: self.network.clone().unwrap_or(default.network),
-            bus: self.bus.unwrap_or(default.bus),
-            firmware: self.firmware.unwrap_or(default.firmware),
-            ports: self.ports.clone(),
-            mac: self.mac.clone(),
+            cpus: self.cpus.unwrap_or(base.cpus),
+            memory_mib: self.memory.unwrap_or(base.memory_mib),
+            network: self.network.clone().unwrap_or_else(|| base.network.clone()),
+            bus: self.bus.unwrap_or(base.bus),
+            firmware: self.firmware.unwrap_or(base.firmware),
+            ports: if self.ports.is_empty() { base.ports.clone() } else { self.ports.clone() },
+            mac: self.mac.clone().or_else(|| base.mac.clone()),
         }
     }
 }

@@ -1,5 +1,6 @@
 //! How durations and sizes are written.
 
+use super::replication::RpoAlarm;
 use jiff::Timestamp;
 use jiff::civil::DateTime;
 use jiff::tz::TimeZone;
@@ -65,6 +66,65 @@ pub fn point(text: &str) -> Result<String, String> {
     match text.parse::<Timestamp>() {
         Err(_) => Ok(text.parse::<DateTime>().map_or_else(|_| text.to_string(), |t| format!("{t}Z"))),
         Ok(_) => Ok(text.to_string()),
+    }
+}
+
+/// A point of a group as a person writes it: `g42`, or any form of [`point`] that is no server's point id.
+///
+/// # Errors
+/// When it names no point in any form.
+pub fn group_point(text: &str) -> Result<String, String> {
+    let text = text.trim();
+    let numbered = text.strip_prefix('g').is_some_and(|d| d.parse::<u64>().is_ok());
+    match text.starts_with('p') {
+        false if numbered => Ok(text.to_string()),
+        false => point(text).map_err(|_| {
+            "write latest, g42, an age such as 5m, or a time such as '2026-11-20 03:14:15'".to_string()
+        }),
+        true => Err("that is a point of one server; a group's is written g42".into()),
+    }
+}
+
+/// Whole hours, or `never`, which is 0.
+///
+/// # Errors
+/// A text for people, without the value, which clap shows itself.
+pub fn hours(text: &str) -> Result<u32, String> {
+    let bad = || "write whole hours or days, such as 12h or 7d, or never".to_string();
+    if text.trim().eq_ignore_ascii_case("never") {
+        return Ok(0);
+    }
+    let seconds = duration(text).map_err(|_| bad())?.as_secs();
+    match u32::try_from(seconds / 3600) {
+        Ok(hours) if hours > 0 && seconds % 3600 == 0 => Ok(hours),
+        _ => Err(bad()),
+    }
+}
+
+/// A duration of at least a second, or `site`.
+///
+/// # Errors
+/// A text for people, without the value, which clap shows itself.
+pub fn rpo_alarm(text: &str) -> Result<RpoAlarm, String> {
+    if text.trim().eq_ignore_ascii_case("site") {
+        return Ok(RpoAlarm::Site);
+    }
+    match duration(text).ok().and_then(|d| u32::try_from(d.as_secs()).ok()) {
+        Some(seconds) if seconds > 0 => Ok(RpoAlarm::After(seconds)),
+        _ => Err("write a time of at least 1s, such as 30s or 5m, or site".into()),
+    }
+}
+
+/// `SERVER=CHECK`
+///
+/// # Errors
+/// When one of them is missing.
+pub fn check_of(text: &str) -> Result<(String, String), String> {
+    match text.split_once('=') {
+        Some((server, check)) if !server.is_empty() && !check.is_empty() => {
+            Ok((server.to_string(), check.to_string()))
+        }
+        _ => Err("write SERVER=CHECK, such as web-1=tcp:80".into()),
     }
 }
 

@@ -21,7 +21,7 @@ impl Session {
             server: args.name.clone(),
             point: args.point.clone(),
             writable: false,
-            branch: None,
+            branch: args.branch.clone(),
         };
         let mount = tokio::select! {
             mount = self.client.mount(&request) => mount?,
@@ -34,7 +34,11 @@ impl Session {
         if let Err(e) = unmounted {
             self.out.note(format!("the image is whole, but mount {} could not be ended: {e}", mount.id));
         }
-        self.out.note(format!("{} holds {} at {}", args.output.display(), mount.server, mount.point.id));
+        let state = match &args.branch {
+            Some(branch) => format!("branch {branch}"),
+            None => mount.point.id.to_string(),
+        };
+        self.out.note(format!("{} holds {} at {state}", args.output.display(), mount.server));
         Ok(())
     }
 
@@ -50,7 +54,8 @@ impl Session {
         done
     }
 
-    fn byte_bar(&self) -> ProgressBar {
+    /// A bar of bytes at the bottom of a terminal; hidden where there is none.
+    pub(super) fn byte_bar(&self) -> ProgressBar {
         if !self.out.live || self.out.json {
             return ProgressBar::hidden();
         }

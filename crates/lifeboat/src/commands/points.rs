@@ -18,8 +18,12 @@ impl Session {
     }
 
     pub(super) async fn mount(&self, args: MountArgs) -> Outcome {
-        let request =
-            MountRequest { server: args.name, point: args.point, writable: args.writable, branch: None };
+        let request = MountRequest {
+            server: args.name,
+            point: args.point,
+            writable: args.writable,
+            branch: args.branch,
+        };
         let mount = self.client.mount(&request).await?;
         self.out.answer(&mount, |m, _| points::mounted(m, now()))
     }

@@ -7,7 +7,7 @@ use crate::failure::{Failure, Outcome};
 use crate::out::confirm;
 use crate::render::{operations, points, runs, text};
 use lifeboat_api::lifecycle::ServerState;
-use lifeboat_api::types::{DrillRequest, FailoverRequest, Operation, OperationState, RunKind};
+use lifeboat_api::types::{DrillRequest, FailoverRequest, Operation, OperationKind, OperationState, RunKind};
 use std::path::Path;
 
 impl Session {
@@ -31,6 +31,9 @@ impl Session {
             let point = self.client.point(&args.name, &args.point).await?;
             let consequence = if server.state == ServerState::FailedOver {
                 "The machine that runs here now, and all it wrote, is thrown away."
+            } else if server.runtime.connected {
+                "Its source is ALIVE: its agent is connected and sending. Stop the source first, or there will be two.\n\
+                 Its replication ends. That you forced it is written into the audit log."
             } else {
                 "Its replication ends; the source must not serve any more."
             };
@@ -104,7 +107,9 @@ impl Session {
             OperationState::Failed => "failed".into(),
             _ => operations::ending(o, style),
         })?;
-        if let (Some(run), false) = (op.run, self.out.json)
+        // A clean-up and a commit are about a run that was reported when it was made.
+        let makes_run = matches!(op.kind, OperationKind::Drill | OperationKind::Failover);
+        if let (Some(run), true, false) = (op.run, makes_run, self.out.json)
             && let Ok(run) = self.client.run(run).await
         {
             self.out.line(format!("\n{}", runs::full(&run, now(), self.out.style).trim_end()))?;

@@ -3,13 +3,16 @@
 use super::Session;
 use super::follow::{Poll, spinner};
 use super::now;
-use crate::args::{DeleteArgs, ProtectArgs, StatusArgs};
+use crate::args::{AcceptArgs, DeleteArgs, ProtectArgs, SetArgs, StatusArgs};
 use crate::failure::{Exit, Failure, Outcome};
 use crate::out::confirm;
 use crate::render::{servers, status, text};
 use indicatif::ProgressBar;
 use lifeboat_api::lifecycle::ServerState;
-use lifeboat_api::types::{CaptureSpec, Health, ProtectRequest, Server, WindowSpec};
+use lifeboat_api::types::{
+    CaptureSpec, Health, LaunchSettings, ProtectRequest, ReplicationSpec, Server, ServerChange, WatchSpec,
+    WindowSpec,
+};
 use std::time::Duration;
 
 impl Session {
@@ -112,6 +115,37 @@ impl Session {
         self.out.answer(&server, |s, style| servers::full(s, now(), style))
     }
 
+    pub(super) async fn set(&self, args: &SetArgs) -> Outcome {
+        let server = self.client.server(&args.name).await?;
+        let change = change(args, &server);
+        let nothing = change.window.is_none()
+            && change.launch.is_none()
+            && change.replication.is_none()
+            && change.watch.is_none();
+        if nothing {
+            return Err(Failure::usage("nothing is changed by this")
+                .hint("name a setting with another value than it has; see lifeboat set --help"));
+        }
+        let server = self.client.change_server(&args.name, &change).await?;
+        self.out.answer(&server, |s, _| servers::settings(s))
+    }
+
+    pub(super) async fn accept(&self, args: &AcceptArgs) -> Outcome {
+        let server = self.client.server(&args.name).await?;
+        if let (Some(why), false) = (&server.stale, args.yes) {
+            let what = format!("{} is held: {}.", args.name, text::one_line(why));
+            let after = "Afterwards it can be resumed and failed over again, from what the data holds.";
+            confirm(&format!("{what}\n{after}"), &args.name)?;
+        }
+        let server = self.client.accept(&args.name).await?;
+        self.out.answer(&server, |s, _| {
+            format!(
+                "{0} is {1} at epoch {2}, and no longer held; go on with: lifeboat resume {0}",
+                s.name, s.state, s.epoch
+            )
+        })
+    }
+
     pub(super) async fn stop(&self, name: &str) -> Outcome {
         let server = self.client.stop(name).await?;
         self.out.answer(&server, |s, _| {
@@ -139,6 +173,21 @@ impl Session {
     }
 }
 
+/// Only what is different from how the server is now.
+fn change(args: &SetArgs, server: &Server) -> ServerChange {
+    let window = WindowSpec {
+        seconds: args.window.map_or(server.window.seconds, |w| w.as_secs()),
+        bytes: args.window_bytes.unwrap_or(server.window.bytes),
+    };
+    let launch = args.launch.over(&server.launch);
+    ServerChange {
+        window: (window != server.window).then_some(window),
+        launch: (launch != server.launch).then_some(launch),
+        replication: args.replication.over(&server.replication).filter(|r| *r != server.replication),
+        watch: args.watch.over(&server.watch).filter(|w| *w != server.watch),
+    }
+}
+
 /// What was last said of a sync.
 #[derive(Debug, Default, PartialEq, Eq)]
 struct Told {
@@ -156,8 +205,8 @@ fn protect_request(args: ProtectArgs) -> ProtectRequest {
         agent: args.agent,
         capture,
         window: WindowSpec { seconds: args.window.as_secs(), bytes: args.window_bytes },
-        launch: args.launch.settings(),
-        replication: Default::default(),
-        watch: Default::default(),
+        launch: args.launch.over(&LaunchSettings::default()),
+        replication: args.replication.over(&ReplicationSpec::default()).unwrap_or_default(),
+        watch: args.watch.over(&WatchSpec::default()).unwrap_or_default(),
     }
 }

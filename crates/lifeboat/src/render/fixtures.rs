@@ -44,6 +44,7 @@ pub fn server(name: &str, state: ServerState) -> Server {
             health: Health::Ready,
             capture: "attached".into(),
             rpo_ms: Some(320),
+            rpo_hour: Some(RpoStats { p50_ms: 210, p99_ms: 1200, max_ms: 2500, samples: 3600 }),
             journal_bytes: 3 << 30,
             received_bytes: 1 << 30,
             content_bytes: 2 << 30,

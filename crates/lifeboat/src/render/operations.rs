@@ -10,7 +10,7 @@ use std::fmt::Write;
 pub fn kind(kind: OperationKind) -> &'static str {
     match kind {
         OperationKind::Drill => "drill",
-        OperationKind::DrillCleanup => "drill cleanup",
+        OperationKind::DrillCleanup => "cleanup",
         OperationKind::Failover => "failover",
         OperationKind::Commit => "commit",
     }

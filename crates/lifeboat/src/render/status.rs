@@ -94,6 +94,9 @@ fn advice(s: &SiteStatus) -> Vec<String> {
 fn server_advice(server: &Server, runs: &[Run]) -> Option<String> {
     let name = &server.name;
     let has_point = server.runtime.latest.is_some();
+    if server.stale.is_some() {
+        return Some(format!("is held: see what runs here and its points, then: lifeboat accept {name}"));
+    }
     let unreachable = !server.runtime.connected || server.runtime.health == Health::Stalled;
     match server.state {
         ServerState::FailedOver => {

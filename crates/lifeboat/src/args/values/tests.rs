@@ -35,3 +35,35 @@ fn a_moment_without_a_zone_is_utc_as_it_is_shown() {
     }
     assert!(point("yesterday").unwrap_err().contains("names no point"));
 }
+
+#[test]
+fn comparisons_come_every_whole_hours_or_never() {
+    assert_eq!(hours("never"), Ok(0));
+    assert_eq!((hours("12h"), hours("7d")), (Ok(12), Ok(168)));
+    for bad in ["0s", "90m", "30m", "1", "always", "99999999999d"] {
+        assert!(hours(bad).is_err(), "{bad}");
+    }
+}
+
+#[test]
+fn an_rpo_alarm_is_a_time_or_the_sites() {
+    assert_eq!(rpo_alarm("site"), Ok(RpoAlarm::Site));
+    assert_eq!(rpo_alarm("5m"), Ok(RpoAlarm::After(300)));
+    assert!(rpo_alarm("0s").is_err() && rpo_alarm("soon").is_err());
+}
+
+#[test]
+fn a_groups_point_is_no_servers_point() {
+    for good in ["latest", "g42", "20s", "2026-11-20 03:14:15"] {
+        assert!(group_point(good).is_ok(), "{good}");
+    }
+    for bad in ["p1.5", "g", "gx", "42", ""] {
+        assert!(group_point(bad).is_err(), "{bad}");
+    }
+}
+
+#[test]
+fn a_check_of_a_group_says_of_which_server() {
+    assert_eq!(check_of("web-1=http:80/a=b"), Ok(("web-1".into(), "http:80/a=b".into())));
+    assert!(check_of("tcp:80").is_err() && check_of("=tcp:80").is_err() && check_of("web-1=").is_err());
+}

@@ -12,8 +12,8 @@ fn a_quiet_site_is_a_short_screen() {
          No alarms.\n\
          \n\
          SERVERS\n\
-         \x20 NAME   STATE        HEALTH     RPO  LAG  LAST POINT                     SYNC\n\
-         \x20 web-1  replicating  ready   320 ms  0 B  2025-12-31 23:59:59 (1 s ago)\n"
+         \x20 NAME   STATE        HEALTH     RPO  P99 1H  LAG  LAST POINT                     SYNC\n\
+         \x20 web-1  replicating  ready   320 ms   1.2 s  0 B  2025-12-31 23:59:59 (1 s ago)\n"
     );
 }
 
