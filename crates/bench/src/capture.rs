@@ -36,10 +36,26 @@ impl Results {
 /// When a system does not start or fio fails.
 pub fn run(options: &Options, report: &mut Report) -> Result<()> {
     let size = options.disk_mib << 20;
-    let small =
-        Job { pattern: "randwrite", block: 4096, depth: 32, seconds: options.seconds, size, rate: None };
-    let large =
-        Job { pattern: "write", block: 256 << 10, depth: 8, seconds: options.peer_seconds, size, rate: None };
+    let small = Job {
+        pattern: "randwrite",
+        block: 4096,
+        depth: 32,
+        seconds: options.seconds,
+        size,
+        rate: None,
+        flush: None,
+        offset: 0,
+    };
+    let large = Job {
+        pattern: "write",
+        block: 256 << 10,
+        depth: 8,
+        seconds: options.peer_seconds,
+        size,
+        rate: None,
+        flush: None,
+        offset: 0,
+    };
     if options.wants("capture.randwrite4k") {
         let results = measure(options, &small)?;
         report_small(&results, report);

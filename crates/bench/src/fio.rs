@@ -2,7 +2,7 @@
 
 use anyhow::{Context as _, Result, bail};
 use serde_json::Value;
-use std::process::Command;
+use std::process::{Child, Command, Stdio};
 
 /// What to do.
 #[derive(Debug, Clone, Copy)]
@@ -17,6 +17,10 @@ pub struct Job {
     pub size: u64,
     /// Bytes a second at most.
     pub rate: Option<u64>,
+    /// A flush after so many writes.
+    pub flush: Option<u32>,
+    /// Where the written part of the disk begins.
+    pub offset: u64,
 }
 
 /// What came of it.
@@ -35,24 +39,72 @@ pub struct Outcome {
 /// # Errors
 /// When fio fails or a request does.
 pub fn run(uri: &str, job: &Job) -> Result<Outcome> {
+    let output = command(uri, job).output().context("fio is missing; run scripts/setup.sh bench")?;
+    if !output.status.success() {
+        bail!("fio against {uri}: {}", String::from_utf8_lossy(&output.stderr));
+    }
+    parse(&String::from_utf8_lossy(&output.stdout))
+}
+
+/// A job under way. Dropping it ends it.
+#[derive(Debug)]
+pub struct Load(Child);
+
+impl Load {
+    /// Waits for its end.
+    ///
+    /// # Errors
+    /// As the system reports.
+    pub fn wait(&mut self) -> Result<()> {
+        self.0.wait()?;
+        Ok(())
+    }
+
+    /// Ends it.
+    ///
+    /// # Errors
+    /// As the system reports.
+    pub fn kill(&mut self) -> Result<()> {
+        Ok(self.0.kill()?)
+    }
+}
+
+impl Drop for Load {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// Starts a job that is ended by hand.
+///
+/// # Errors
+/// When fio is not there.
+pub fn start(uri: &str, job: &Job) -> Result<Load> {
+    let child = command(uri, job).stdout(Stdio::null()).stderr(Stdio::null()).spawn();
+    Ok(Load(child.context("fio is missing; run scripts/setup.sh bench")?))
+}
+
+fn command(uri: &str, job: &Job) -> Command {
     let mut command = Command::new("fio");
     if let Some(rate) = job.rate {
         command.arg(format!("--rate={rate}"));
     }
-    let output = command
-        .args(["--name=load", "--ioengine=nbd", "--randrepeat=0", "--time_based", "--output-format=json"])
+    if let Some(writes) = job.flush {
+        command.arg(format!("--fsync={writes}"));
+    }
+    command
+        // In this process: ended by its number, nothing of it stays.
+        .args(["--name=load", "--thread", "--ioengine=nbd", "--randrepeat=0", "--time_based"])
+        .arg("--output-format=json")
         .arg(format!("--uri={uri}"))
         .arg(format!("--rw={}", job.pattern))
         .arg(format!("--bs={}", job.block))
         .arg(format!("--iodepth={}", job.depth))
         .arg(format!("--runtime={}", job.seconds))
-        .arg(format!("--size={}", job.size))
-        .output()
-        .context("fio is missing; run scripts/setup.sh bench")?;
-    if !output.status.success() {
-        bail!("fio against {uri}: {}", String::from_utf8_lossy(&output.stderr));
-    }
-    parse(&String::from_utf8_lossy(&output.stdout))
+        .arg(format!("--offset={}", job.offset))
+        .arg(format!("--size={}", job.size));
+    command
 }
 
 fn parse(text: &str) -> Result<Outcome> {

@@ -7,6 +7,7 @@ use lifeboat_e2e::{Agent, Site};
 use lifeboat_sim::clock;
 use serde_json::Value;
 use std::path::Path;
+use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
@@ -35,7 +36,25 @@ impl Pair {
 
     /// Puts a splitter in front of `disk`; replication of it begins.
     pub fn protect(&self, name: &str, disk: &Path) {
-        self.site.ok(&["protect", name, "--agent", "agent", "--export", &disk.display().to_string()]);
+        self.protect_with(name, disk, &[]);
+    }
+
+    /// As [`protect`](Self::protect), with options.
+    pub fn protect_with(&self, name: &str, disk: &Path, options: &[&str]) {
+        let disk = disk.display().to_string();
+        self.site.ok(&[&["protect", name, "--agent", "agent", "--export", &disk], options].concat());
+    }
+
+    /// What the agent says of its one server.
+    ///
+    /// # Errors
+    /// When it says nothing of it.
+    pub fn agent_told(&self, key: &str) -> Result<u64> {
+        let mut command = Command::new(lifeboat_e2e::tool::binary("lifeboat-agent"));
+        let output = command.arg("--dir").arg(&self.agent.dir).args(["status", "--json"]).output()?;
+        let status: Value = serde_json::from_slice(&output.stdout).context("the agent's status")?;
+        let told = &status["servers"][0][key];
+        told.as_u64().with_context(|| format!("no {key} in {status}"))
     }
 
     /// Waits until the server has a point and every write goes out as it comes; returns when the first point was made,

@@ -5,6 +5,7 @@
 //! - Exit code 1 when a goal was missed.
 
 mod capture;
+mod catchup;
 mod disk;
 mod failover;
 mod fio;
@@ -13,7 +14,9 @@ mod lifeboat;
 mod mount;
 mod peers;
 mod report;
+mod resync;
 mod rpo;
+mod sync;
 mod system;
 
 use clap::Parser;
@@ -30,6 +33,9 @@ Benchmarks, and the minutes each takes with the defaults:
   mount                1   a 1 TiB disk of a million scattered records: time to the first read; memory
   rpo                  3   what would be lost, while 20 MB/s are written
   failover             1   command to QEMU started
+  sync.randwrite4k    10   flushed 4 KiB writes in synchronous mode, beside qemu-nbd; what a flush waits for
+  resync.after_kill    5   a 64 GiB disk after a kill of the agent: bytes compared, bytes sent again
+  catchup              6   a minute's cut of the link under 20 MB/s: time until ready again
 Prints `name value goal ok|SHORT`; lines named peer.* are what the goals are made of.
 A quick look: lifeboat-bench --runs 1 --seconds 15 --peer-seconds 10 --rpo-seconds 10";
 
@@ -77,12 +83,15 @@ impl Options {
 fn main() -> ExitCode {
     let options = Options::parse();
     let mut report = Report::default();
-    let all: [(&str, Benchmark); 5] = [
+    let all: [(&str, Benchmark); 8] = [
         ("capture", capture::run),
         ("fullsync", fullsync::run),
         ("mount", mount::run),
         ("rpo", rpo::run),
         ("failover", failover::run),
+        ("sync", sync::run),
+        ("resync", resync::run),
+        ("catchup", catchup::run),
     ];
     for (name, run) in all {
         // `--only capture.write` means a part of `capture`; which part, that one decides.

@@ -31,6 +31,8 @@ pub fn run(options: &Options, report: &mut Report) -> Result<()> {
         seconds: options.rpo_seconds,
         size,
         rate: Some(RATE),
+        flush: None,
+        offset: 0,
     };
     let (mut p99s, mut rates) = (Vec::new(), Vec::new());
     for run in 1..=options.runs {
