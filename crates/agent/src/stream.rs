@@ -27,8 +27,8 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 use tokio::sync::Notify;
 
-use confirm::Confirm;
-pub use confirm::{ConfirmPolicy, FlushParts};
+pub use confirm::ConfirmPolicy;
+use confirm::{Confirm, Lately};
 use hold::Hold;
 use verify::VerifyPace;
 
@@ -95,6 +95,7 @@ pub struct Stream {
     /// Told of acknowledgements and frames, for flushes that wait.
     confirm_wake: Condvar,
     confirm: Mutex<Confirm>,
+    lately: Mutex<Lately>,
     /// Flushes that wait.
     waiting: AtomicUsize,
     /// Told when a group's barrier lets writes go on.
@@ -128,6 +129,7 @@ impl Stream {
             writer_wake: Notify::new(),
             confirm_wake: Condvar::new(),
             confirm: Mutex::new(Confirm::new(settings.policy, settings.armed)),
+            lately: Mutex::default(),
             waiting: AtomicUsize::new(0),
             hold_over: Condvar::new(),
             held: AtomicBool::new(false),
@@ -239,7 +241,7 @@ impl Stream {
         let result = f(&mut sender);
         self.encoder_wake.notify_one();
         self.sync_wake.notify_one();
-        self.wake_confirms();
+        self.wake_confirms(&sender);
         drop(sender);
         self.writer_wake.notify_one();
         result
@@ -375,7 +377,7 @@ impl Stream {
             sender.encoded(done.last, done.offer, bytes);
             let released = sender.spool_released();
             self.sync_wake.notify_one();
-            self.wake_confirms();
+            self.wake_confirms(&sender);
             self.writer_wake.notify_one();
             if spool {
                 // Not under the sender's lock: files may be removed.

@@ -163,6 +163,13 @@ pub struct Ticket {
     generation: u64,
 }
 
+impl Ticket {
+    /// Number of its barrier.
+    pub fn seq(&self) -> Seq {
+        self.seq
+    }
+}
+
 /// How a [`Ticket`] stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Passed {
@@ -623,10 +630,9 @@ impl Sender {
         self.acked.durable
     }
 
-    /// Whether a ticket's record has left the queue and its frame is ready.
-    pub fn framed(&self, ticket: Ticket) -> bool {
-        !self.encoding && self.last_given() >= ticket.seq
-            || self.frames.back().is_some_and(|f| f.last >= ticket.seq)
+    /// The newest record whose frame is ready.
+    pub fn last_framed(&self) -> Seq {
+        self.frames.iter().rev().find(|f| !f.offer).map_or(self.acked.durable, |f| f.last)
     }
 
     fn synced(&self) -> bool {

@@ -99,9 +99,7 @@ impl BlockDevice for SplitDevice {
     }
 
     fn flush(&self) -> Result<(), BlockError> {
-        let begun = self.stream.clock().monotonic();
-        self.inner.flush()?;
-        self.stream.confirm(self.stream.clock().monotonic().saturating_sub(begun))
+        self.stream.confirm(|| self.inner.flush())
     }
 
     fn status(&self, offset: u64, len: u64) -> Result<Vec<Extent>, BlockError> {

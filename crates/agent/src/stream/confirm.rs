@@ -8,11 +8,12 @@
 //!   *degrade* lets it and all others go until the site has everything again, and tells since when.
 
 use super::Stream;
-use lifeboat_base::{Clock, WallTime};
+use lifeboat_base::{Clock, Seq, WallTime};
 use lifeboat_block::BlockError;
 use lifeboat_replicate::message::{Flushes, SyncState};
 use lifeboat_replicate::sender::{Passed, Phase, Sender, Ticket};
 use parking_lot::MutexGuard;
+use std::collections::VecDeque;
 use std::io;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -35,12 +36,39 @@ pub enum ConfirmPolicy {
     },
 }
 
-/// How long the parts of one flush took.
+/// How long the parts of one flush took. The source's part runs beside the other two.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct FlushParts {
-    pub source: Duration,
-    pub encode: Duration,
-    pub site: Duration,
+struct FlushParts {
+    source: Duration,
+    encode: Duration,
+    site: Duration,
+    all: Duration,
+}
+
+/// When frames were made and acknowledged lately, by their last record.
+#[derive(Debug, Default)]
+pub(super) struct Lately {
+    framed: VecDeque<(Seq, Duration)>,
+    acked: VecDeque<(Seq, Duration)>,
+}
+
+/// Entries kept of each.
+const LATELY: usize = 256;
+
+impl Lately {
+    fn note(list: &mut VecDeque<(Seq, Duration)>, seq: Seq, now: Duration) {
+        if list.back().is_none_or(|b| b.0 < seq) {
+            list.push_back((seq, now));
+            if list.len() > LATELY {
+                list.pop_front();
+            }
+        }
+    }
+
+    /// When `seq` was first among them.
+    fn when(list: &VecDeque<(Seq, Duration)>, seq: Seq) -> Option<Duration> {
+        list.iter().find(|e| e.0 >= seq).map(|e| e.1)
+    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -73,35 +101,46 @@ impl Confirm {
         s.source += nanos(parts.source);
         s.encode += nanos(parts.encode);
         s.site += nanos(parts.site);
-        s.longest = s.longest.max(nanos(parts.source + parts.encode + parts.site));
+        s.longest = s.longest.max(nanos(parts.all));
     }
 }
 
 impl Stream {
-    /// Waits, in synchronous mode, until everything captured so far is in a durable point at the site. The source
-    /// itself was flushed, which took `source`.
+    /// Flushes the source by `flush`, and in synchronous mode waits besides until everything captured before is in a durable
+    /// point at the site; both go on at once.
     ///
     /// # Errors
-    /// When the site does not answer within the policy's limit and the policy is to block.
-    pub fn confirm(&self, source: Duration) -> Result<(), BlockError> {
-        let ConfirmPolicy::Synchronous { limit, degrade } = self.confirm.lock().policy else { return Ok(()) };
-        if self.confirm.lock().state != State::Synchronous {
-            return Ok(());
-        }
+    /// The source's; or when the site does not answer within the policy's limit and the policy is to block.
+    pub fn confirm(&self, flush: impl FnOnce() -> Result<(), BlockError>) -> Result<(), BlockError> {
+        let limit_and_policy = {
+            let confirm = self.confirm.lock();
+            match confirm.policy {
+                ConfirmPolicy::Synchronous { limit, degrade } if confirm.state == State::Synchronous => {
+                    Some((limit, degrade))
+                }
+                _ => None,
+            }
+        };
+        let Some((limit, degrade)) = limit_and_policy else { return flush() };
         let begun = (self.clock.monotonic(), self.clock.wall());
         self.confirm.lock().waiting.push(begun);
         self.waiting.fetch_add(1, Ordering::Relaxed);
-        let mut sender = self.sender.lock();
-        let confirmed = self.await_site(&mut sender, begun.0 + limit);
-        drop(sender);
+        let ticket = self.take_ticket();
+        let flushed = flush();
+        let source = self.clock.monotonic().saturating_sub(begun.0);
+        let confirmed = match &flushed {
+            Ok(()) => self.await_site(&mut self.sender.lock(), ticket, begun.0 + limit),
+            Err(_) => None,
+        };
         self.waiting.fetch_sub(1, Ordering::Relaxed);
         let mut confirm = self.confirm.lock();
         if let Some(at) = confirm.waiting.iter().position(|w| *w == begun) {
             confirm.waiting.swap_remove(at);
         }
+        flushed?;
         match confirmed {
-            Some((encode, site)) => {
-                confirm.add(&FlushParts { source, encode, site });
+            Some(ticket) => {
+                confirm.add(&self.parts(ticket, begun.0, source));
                 Ok(())
             }
             None if confirm.state != State::Synchronous => Ok(()),
@@ -115,6 +154,14 @@ impl Stream {
             }
             None => Err(BlockError::Io(io::Error::from_raw_os_error(libc::EIO))),
         }
+    }
+
+    fn parts(&self, ticket: Ticket, begun: Duration, source: Duration) -> FlushParts {
+        let lately = self.lately.lock();
+        let all = self.clock.monotonic().saturating_sub(begun);
+        let framed = Lately::when(&lately.framed, ticket.seq()).unwrap_or(begun).max(begun);
+        let acked = Lately::when(&lately.acked, ticket.seq()).unwrap_or(framed).max(framed);
+        FlushParts { source, encode: framed - begun, site: acked - framed, all }
     }
 
     /// Another policy from now on.
@@ -134,39 +181,29 @@ impl Stream {
         self.confirm_wake.notify_all();
     }
 
-    /// Waits for the site, until `deadline`: how long until the frame was ready, and then until its acknowledgement.
+    /// Waits for the site, until `deadline`; the ticket that passed.
     fn await_site(
         &self,
         sender: &mut MutexGuard<'_, Sender>,
+        mut ticket: Option<Ticket>,
         deadline: Duration,
-    ) -> Option<(Duration, Duration)> {
-        let begun = self.clock.monotonic();
-        let mut ticket: Option<Ticket> = None;
-        let mut framed = None;
+    ) -> Option<Ticket> {
         loop {
             if ticket.is_none() {
                 ticket = sender.ticket(self.clock.wall());
                 self.encoder_wake.notify_one();
             }
             let now = self.clock.monotonic();
-            if let Some(t) = ticket {
-                if framed.is_none() && sender.framed(t) {
-                    framed = Some(now);
-                }
-                match sender.passed(t) {
-                    Passed::Yes => {
-                        let framed = framed.unwrap_or(now);
-                        return Some((framed - begun, now - framed));
+            match ticket.map(|t| sender.passed(t)) {
+                Some(Passed::Yes) => return ticket,
+                Some(Passed::Lost) => {
+                    ticket = None;
+                    // Taken anew at once, or when the stream is live again.
+                    if sender.is_live() {
+                        continue;
                     }
-                    Passed::Lost => {
-                        (ticket, framed) = (None, None);
-                        // Taken anew when the stream is live again.
-                        if sender.is_live() {
-                            continue;
-                        }
-                    }
-                    Passed::NotYet => {}
                 }
+                Some(Passed::NotYet) | None => {}
             }
             if now >= deadline || self.stopped() || self.confirm.lock().state != State::Synchronous {
                 return None;
@@ -175,8 +212,13 @@ impl Stream {
         }
     }
 
-    pub(super) fn wake_confirms(&self) {
+    /// A frame is ready, or the site has acknowledged: flushes that wait look again.
+    pub(super) fn wake_confirms(&self, sender: &Sender) {
         if self.waiting.load(Ordering::Relaxed) > 0 {
+            let now = self.clock.monotonic();
+            let lately = &mut *self.lately.lock();
+            Lately::note(&mut lately.framed, sender.last_framed(), now);
+            Lately::note(&mut lately.acked, sender.durable(), now);
             self.confirm_wake.notify_all();
         }
     }
