@@ -246,6 +246,12 @@ fn status(dir: &std::path::Path, as_json: bool) -> Result<()> {
     for s in status["servers"].as_array().into_iter().flatten() {
         let lag = lifeboat_base::format_bytes(s["lag_bytes"].as_u64().unwrap_or(0));
         println!("server {}  {}  {}  lag {lag}", word(&s["server"]), word(&s["capture"]), word(&s["phase"]));
+        if let Some(bytes) = s["spool_bytes"].as_u64().filter(|b| *b > 0) {
+            println!("       {} wait in the spool", lifeboat_base::format_bytes(bytes));
+        }
+        if let Some(bytes) = s["suspect_bytes"].as_u64() {
+            println!("       a restart would compare {}", lifeboat_base::format_bytes(bytes));
+        }
         for e in s["exports"].as_array().into_iter().flatten() {
             println!("       {}", word(e));
         }

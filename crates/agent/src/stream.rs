@@ -489,6 +489,10 @@ impl Stream {
             let now = self.clock.monotonic();
             if now.saturating_sub(last) >= ROTATE_EVERY {
                 last = now;
+                if let Some(tracking) = &self.tracking {
+                    // Its failure is told once, by the log itself.
+                    let _ = tracking.beat(self.clock.wall(), false);
+                }
                 self.rotate();
             }
         }

@@ -20,12 +20,12 @@ use crate::tracking::{Found, TrackSpec, Tracking};
 use anyhow::{Context, Result, bail, ensure};
 use lifeboat_api::types::CaptureSpec;
 use lifeboat_base::limits::{MAX_DISK, MAX_DISKS};
-use lifeboat_base::{Clock, Epoch, ServerId};
+use lifeboat_base::{Clock, Epoch, ServerId, WallTime};
 use lifeboat_block::storage::{DirStorage, Storage};
 use lifeboat_replicate::message::{
     Assignment, Assignments, Disk, Failure, Phase, Probe, ProbeResult, Report, ServerReport,
 };
-use lifeboat_replicate::sender::{self, Suspects};
+use lifeboat_replicate::sender;
 use parking_lot::Mutex;
 use prost::Message;
 use std::collections::HashMap;
@@ -200,14 +200,20 @@ impl Supervisor {
             sizes: assignment.disks.iter().map(|d| d.size).collect(),
             intents: matches!(spec, CaptureSpec::Splitter { .. }),
         };
-        let (tracking, found) = match Tracking::open(&*self.tracks, &track, &*self.link.entropy) {
+        let (tracking, mut found) = match Tracking::open(&*self.tracks, &track, &*self.link.entropy) {
             Ok((tracking, found)) => (Some(tracking), found),
             Err(e) => {
                 tracing::error!("no tracking: {e}; after a restart of this agent everything is compared");
                 let _ = Tracking::remove(&*self.tracks, id);
-                (None, Found { suspects: Suspects::All, lineage: Vec::new(), armed: false, base: 0 })
+                (None, Found::nothing())
             }
         };
+        if let CaptureSpec::Splitter { paths, .. } = spec
+            && let Some(path) = paths.iter().find(|p| changed_since(p, found.until))
+        {
+            tracing::warn!("{path} was changed while no agent served it; everything is compared");
+            found.distrust();
+        }
         let dir = self.link.identity.dir().join("spool").join(id.to_string());
         let spool = Spool::open(&dir, &*self.link.entropy)
             .inspect_err(|e| tracing::error!("no spool: {e}; a link that is down costs points sooner"));
@@ -363,6 +369,13 @@ fn phase(p: sender::Phase) -> Phase {
         sender::Phase::Resync => Phase::Resync,
         sender::Phase::Live => Phase::Live,
     }
+}
+
+/// Whether a file was changed after `until`; of devices that is not known.
+fn changed_since(path: &str, until: WallTime) -> bool {
+    let Ok(meta) = fs::metadata(path) else { return false };
+    let changed = meta.modified().ok().and_then(|t| t.duration_since(std::time::UNIX_EPOCH).ok());
+    meta.is_file() && changed.is_some_and(|c| c.as_nanos() > u128::from(until.0))
 }
 
 /// The site is trusted, and still not to make this process ask for more memory than there is.

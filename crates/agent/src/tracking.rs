@@ -5,6 +5,7 @@
 //! - A write is let through to the source only when its region is marked on stable storage.
 //! - A mark is taken back only when all that was captured for the region is on stable storage at the site, the
 //!   source has been flushed since, nothing of it is dirty, and no write is under way in it.
+//! - A source that was changed after the last sign of life of the process before was changed by somebody else.
 //! - Every doubt suspects: a page that does not check out suspects all its regions, a log that does not fit the server
 //!   suspects everything. A log that cannot be written is left aside for good: the stream takes another name then,
 //!   so that no later process believes it.
@@ -24,7 +25,7 @@ mod regions;
 
 use format::{Header, PAGE, PAGE_REGIONS};
 use lifeboat_base::limits::MAX_LINEAGE;
-use lifeboat_base::{DiskId, Entropy, Epoch, Seq, ServerId};
+use lifeboat_base::{DiskId, Entropy, Epoch, Seq, ServerId, WallTime};
 use lifeboat_block::storage::{LogFile, Storage, write_all};
 use lifeboat_replicate::sender::{Settle, Suspects};
 use parking_lot::{Condvar, Mutex, MutexGuard};
@@ -32,6 +33,7 @@ use regions::Regions;
 use std::collections::BTreeSet;
 use std::io;
 use std::sync::Arc;
+use std::time::Duration;
 
 /// What a log is about.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -54,6 +56,22 @@ pub struct Found {
     pub armed: bool,
     /// As given to [`Tracking::keep_base`].
     pub base: u64,
+    /// What changes the source after this was not seen by that process.
+    pub until: WallTime,
+}
+
+impl Found {
+    /// There was nothing that can be used.
+    pub fn nothing() -> Self {
+        let until = WallTime(0);
+        Self { suspects: Suspects::All, lineage: Vec::new(), armed: false, base: 0, until }
+    }
+
+    /// Somebody else changed the source while no agent was there: nothing is believed.
+    pub fn distrust(&mut self) {
+        self.suspects = Suspects::All;
+        self.base = 0;
+    }
 }
 
 struct State {
@@ -82,6 +100,10 @@ pub struct Intent {
     tracking: Arc<Tracking>,
     range: (u16, u64, u64),
 }
+
+/// How much later than a beat a process may still have written, and how exactly a file's time of change is kept.
+const BEAT: Duration = Duration::from_secs(30);
+const MTIME: Duration = Duration::from_secs(2);
 
 /// Regions marked ahead of writes that go along the disk.
 const AHEAD: u64 = 15;
@@ -131,8 +153,7 @@ impl Tracking {
         file.sync()?;
         storage.rename(&temp, &name)?;
         storage.sync_dir()?;
-        let found = Found { suspects: Suspects::All, lineage: Vec::new(), armed: false, base: 0 };
-        Ok((Self::start(file, header, 0, disks), found))
+        Ok((Self::start(file, header, 0, disks), Found::nothing()))
     }
 
     fn take_over(file: Arc<dyn LogFile>, loaded: format::Loaded, spec: &TrackSpec) -> (Arc<Self>, Found) {
@@ -148,6 +169,9 @@ impl Tracking {
             lineage: header.lineage.clone(),
             armed: header.armed,
             base: header.base,
+            until: WallTime(
+                header.alive.saturating_add(if header.stopped { MTIME } else { BEAT }.as_nanos() as u64),
+            ),
         };
         (Self::start(file, header, slot, disks), found)
     }
@@ -328,6 +352,19 @@ impl Tracking {
             (false, 0) => all(),
             (false, _) => 0,
         }
+    }
+
+    /// This process lives; call it every few seconds, and with `stopped` when it ends properly.
+    ///
+    /// # Errors
+    /// As [`rotate`](Self::rotate).
+    pub fn beat(&self, now: WallTime, stopped: bool) -> io::Result<()> {
+        let mut state = self.lock_for_writing()?;
+        if !state.header.intents || state.header.lineage.is_empty() {
+            return Ok(());
+        }
+        (state.header.alive, state.header.stopped) = (now.0, stopped);
+        self.write_header(&mut state)
     }
 
     /// The number given to [`keep_base`](Self::keep_base) last.

@@ -67,7 +67,11 @@ impl Unit {
     pub fn stop(mut self) {
         self.stop.set_and_leave();
         self.end_capture();
+        let (tracking, now) = (self.stream.tracking().cloned(), self.stream.clock().wall());
         self.end();
+        if let Some(Err(e)) = tracking.map(|t| t.beat(now, true)) {
+            tracing::warn!("the tracking log does not know that this process ended properly: {e}");
+        }
     }
 
     /// Ends the capture for good. What was captured still goes out, for a while: to the line, or, when the server's epoch is

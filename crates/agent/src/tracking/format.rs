@@ -40,6 +40,12 @@ pub struct Header {
     pub base: u64,
     #[prost(bool, tag = "10")]
     pub intents: bool,
+    /// The process lived then, by its clock: nanoseconds since 1970.
+    #[prost(uint64, tag = "11")]
+    pub alive: u64,
+    /// It ended properly then.
+    #[prost(bool, tag = "12")]
+    pub stopped: bool,
 }
 
 impl Header {
@@ -55,6 +61,8 @@ impl Header {
             armed: false,
             base: 0,
             intents: spec.intents,
+            alive: 0,
+            stopped: false,
         }
     }
 

@@ -40,7 +40,7 @@ fn clear(t: &Tracking) {
 fn a_new_log_suspects_everything_and_the_next_process_is_named() {
     let storage = MemoryStorage::new();
     let (_, found) = open(&storage, 1);
-    assert_eq!(found, Found { suspects: Suspects::All, lineage: vec![], armed: false, base: 0 });
+    assert_eq!(found, Found::nothing());
     let (_, found) = open(&storage.after_power_loss(), 2);
     assert_eq!(suspects(&found).len(), 41 + 3);
     assert_eq!(found.lineage, [1]);
@@ -258,6 +258,18 @@ fn writes_that_go_along_the_disk_are_marked_ahead() {
     assert!(calls <= 10, "{calls} calls for 40 regions");
     clear(&t);
     assert_eq!(t.suspect_bytes(), 0, "marks ahead of the last write are taken back too");
+}
+
+#[test]
+fn signs_of_life_tell_until_when_the_source_was_watched() {
+    let storage = MemoryStorage::new();
+    let (t, found) = open(&storage, 1);
+    assert_eq!(found.until, WallTime(0));
+    let second = 1_000_000_000;
+    t.beat(WallTime(1000 * second), false).expect("beats");
+    assert_eq!(open(&storage.after_power_loss(), 2).1.until, WallTime(1030 * second));
+    t.beat(WallTime(1000 * second), true).expect("beats");
+    assert_eq!(open(&storage.after_power_loss(), 2).1.until, WallTime(1002 * second));
 }
 
 #[test]
