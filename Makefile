@@ -40,6 +40,7 @@ lint: fmt
 	$(MAKE) programs
 	target/debug/xtask deps
 	target/debug/xtask lines
+	target/debug/xtask reliability
 	target/debug/xtask openapi --check
 	$(MAKE) deny
 
@@ -81,10 +82,13 @@ bench: build ## measure against peers; prints: name value goal ok|SHORT
 	scripts/setup.sh bench
 	cargo run --release --locked -p lifeboat-bench
 
-soak: build ## end-to-end tests again and again for SOAK seconds (default 3600)
+# A quarter of the time goes to fuzzing, in the profile of the tests: it checks more.
+soak: build programs ## fuzz, then end-to-end tests with many kill rounds again and again, for SOAK seconds (default 3600)
 	scripts/setup.sh test
-	end=$$((SECONDS + $${SOAK:-3600})); round=0; \
-	while [ $$SECONDS -lt $$end ]; do round=$$((round + 1)); echo "soak: round $$round"; $(MAKE) e2e; done
+	end=$$((SECONDS + $${SOAK:-3600})); \
+	target/debug/lifeboat-fuzz run --for $$(($${SOAK:-3600} / 4)); round=0; \
+	while [ $$SECONDS -lt $$end ]; do round=$$((round + 1)); echo "soak: round $$round"; \
+	  KILL_ROUNDS=$${KILL_ROUNDS:-100} $(MAKE) e2e; done
 
 openapi: ## write docs/openapi.json from the code
 	cargo xtask openapi

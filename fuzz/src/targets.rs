@@ -5,4 +5,5 @@ pub mod nbd;
 pub mod qmp;
 pub mod stored;
 pub mod text;
+pub mod tracking;
 pub mod wire;

@@ -41,7 +41,8 @@ pub fn run() -> Result<()> {
     Ok(())
 }
 
-fn rust_files(dir: &Path, into: &mut Vec<PathBuf>) -> Result<()> {
+/// Every Rust file below `dir`.
+pub fn rust_files(dir: &Path, into: &mut Vec<PathBuf>) -> Result<()> {
     for entry in fs::read_dir(dir).with_context(|| format!("cannot list {}", dir.display()))? {
         let path = entry?.path();
         if path.is_dir() {
@@ -69,7 +70,8 @@ fn functions(text: &str) -> Vec<(usize, String, usize)> {
     found
 }
 
-fn function_name(line: &str) -> Option<String> {
+/// The name of the function that begins on this line.
+pub fn function_name(line: &str) -> Option<String> {
     let (before, after) = line.split_once("fn ")?;
     let words = ["pub", "pub(crate)", "pub(super)", "async", "const", "unsafe", "extern", "\"C\""];
     if !before.split_whitespace().all(|w| words.contains(&w)) {

@@ -3,6 +3,7 @@
 mod deps;
 mod lines;
 mod openapi;
+mod reliability;
 
 use anyhow::{Context, Result};
 use clap::Parser;
@@ -20,6 +21,8 @@ enum Task {
         #[arg(long)]
         check: bool,
     },
+    /// Check that every test docs/reliability.md names exists, and list the failures that are open
+    Reliability,
     /// List source files and functions that want a second look, by length
     Lines,
 }
@@ -28,6 +31,7 @@ fn main() -> ExitCode {
     let done = match Task::parse() {
         Task::Deps => deps::run(),
         Task::Openapi { check } => openapi::run(check),
+        Task::Reliability => reliability::run(),
         Task::Lines => lines::run(),
     };
     match done {

@@ -6,7 +6,7 @@
 //!        bit 1  those of the manifest too, with the key
 //!        bit 2  those of the indexes too, with the key
 //! ```
-//! As long as nothing is forged, what opens as a point is what that point was (I3).
+//! As long as nothing is forged with the key, what opens as a point is what that point was (I3).
 
 use lifeboat_base::{DiskId, Entropy, Epoch, ManualClock, PointId, PointSpec, SeededEntropy, Seq, WallTime};
 use lifeboat_block::codec::Encoder;
@@ -181,7 +181,7 @@ pub fn open(data: &[u8]) {
     }
     let Some(mut journal) = open_on(&storage, 2) else { return };
     let reader = journal.reader();
-    let images = (mode & 7 == 0).then(|| &story().1);
+    let images = (mode & 6 == 0).then(|| &story().1);
     look(&reader, images);
     for full in [false, true] {
         let _ = reader.check(full);
