@@ -87,7 +87,8 @@ impl ServerCore {
         }
         let (cell, queue) = ServerCell::new(o.spec.clone(), &journal, opened);
         if let Some(newest) = cell.reader.usage().newest {
-            let age = clock.wall().since(newest.site_time);
+            // By whichever clock it is older: it may have waited long on its way here.
+            let age = clock.wall().since(newest.site_time.min(newest.source_time));
             cell.measured.lock().coverage = Coverage::restored(age, clock.monotonic());
         }
         let notes = Notes(Arc::clone(&o.storage.own));
@@ -169,7 +170,12 @@ impl ServerCore {
                     RefuseCode::StaleEpoch,
                     format!("epoch {epoch} has begun at the site"),
                 ));
-                let _ = reply.send(self.raise(epoch));
+                let raised = self.raise(epoch);
+                if let Err(e @ (JournalError::Poisoned(_) | JournalError::Io { .. })) = &raised {
+                    // Nothing is stored any more, and somebody has to know.
+                    self.fail(e);
+                }
+                let _ = reply.send(raised);
             }
             Job::Stop { reply } => return Some(reply),
         }

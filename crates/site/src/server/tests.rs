@@ -374,3 +374,38 @@ fn heartbeats_and_barriers_measure_what_would_be_lost() {
     w.clock.set_wall(WallTime(0));
     assert_eq!(age(&w), Some(Duration::from_secs(3)), "the site's clock may jump");
 }
+
+/// I2, failure 16: what was long on its way is not young because it arrived just before a restart.
+#[test]
+fn a_restart_does_not_make_a_late_point_young() {
+    let mut w = World::new();
+    let (_, mut p) = w.hello(1, 1, 8).expect("welcome");
+    let cut = w.clock.wall();
+    w.clock.advance(Duration::from_secs(40));
+    let late = |seq, body| Record { epoch: Epoch(1), seq: Seq(seq), time: cut, body };
+    w.resend(&p, vec![late(1, announce()), late(2, barrier())]);
+    w.acked(&mut p, Seq(2));
+    w.wait("the worker goes on", w.cell.stop());
+    w.clock.advance(Duration::from_secs(2));
+    w.cell = open_cell(&w.storage.after_kill(), &w.own.after_kill(), &w.clock);
+    let age = w.cell.measured.lock().coverage.age(w.clock.monotonic());
+    assert_eq!(age, Some(Duration::from_secs(42)));
+}
+
+/// Failures 1, 8: a journal that stopped says so, whatever it was doing.
+#[test]
+fn an_epoch_that_cannot_be_stored_is_a_fault_that_is_told() {
+    let mut w = World::new();
+    let (_, mut p) = w.hello(1, 1, 8).expect("welcome");
+    let last = w.records(&mut p, vec![announce(), barrier()]);
+    w.acked(&mut p, last);
+    w.full(StorageCall::Rename, 5);
+    let (reply, done) = oneshot::channel();
+    w.send(Job::SetEpoch { epoch: Epoch(2), reply });
+    w.wait("no answer", done).expect("worker").expect_err("it cannot be stored");
+    w.storage.heal();
+    let no = w.hello(1, 1, 8).err().expect("refused");
+    assert_eq!(no.code, RefuseCode::Storage);
+    assert!(no.message.contains("restart"), "{}", no.message);
+    assert!(w.cell.measured.lock().fault.is_some());
+}
