@@ -311,12 +311,25 @@ impl App {
         Err(ApiError::new(ErrorCode::Internal, fault))
     }
 
-    /// Tells the data side what to hold for a server.
-    async fn assert_server(&self, row: &ServerRow) -> Result<(), ApiError> {
+    /// Tells the data side what to hold for a server: what the store says now. Nobody waits for another who tells it too,
+    /// who may hang; so what was told is held against the store afterwards: an older word that came after a newer one
+    /// is told anew by the reconciler, and one that came after the server was forgotten is taken back.
+    async fn assert_server(&self, id: ServerId) -> Result<(), ApiError> {
+        let Some(row) = self.store.server(id).await?.filter(|r| !r.deleting) else { return Ok(()) };
         let spec = row.spec();
-        within(PATIENCE, self.site.ensure_server(&spec)).await?;
-        self.asserted.lock().insert(row.id, spec);
-        Ok(())
+        let told = within(PATIENCE, self.site.ensure_server(&spec)).await;
+        match self.store.server(id).await?.filter(|r| !r.deleting) {
+            None => within(PATIENCE, self.site.forget_server(id)).await,
+            Some(now) => {
+                if told.is_ok() && now.spec() == spec {
+                    self.asserted.lock().insert(id, spec);
+                } else {
+                    self.asserted.lock().remove(&id);
+                    self.wake.notify_one();
+                }
+                told
+            }
+        }
     }
 
     /// Waits for a wake-up of `notify`, at most `limit`.

@@ -70,6 +70,9 @@ pub struct World {
     pub space: (u64, u64),
     /// A point that arrives while replication is being stopped.
     pub late_point: bool,
+    /// An assertion waits for this, and how many did.
+    pub ensure_gate: Option<Arc<tokio::sync::Notify>>,
+    pub waiting: usize,
     /// Why no group gets a barrier.
     pub group_trouble: Option<String>,
     /// A barrier waits for this.
@@ -224,6 +227,11 @@ impl SitePort for FakeSite {
         if late {
             self.world.lock().late_point = false;
             self.point(spec.id);
+        }
+        let gate = self.world.lock().ensure_gate.clone();
+        if let Some(gate) = gate {
+            self.world.lock().waiting += 1;
+            gate.notified().await;
         }
         self.call("ensure", |w| {
             if let Some(e) = w.epochs.get(&spec.id).copied().filter(|e| *e > spec.epoch) {

@@ -108,6 +108,9 @@ impl App {
 
     fn server_alarms(&self, alarms: &mut Alarms, s: &Server, status: &SiteStatus) {
         branch_alarm(alarms, s);
+        if s.stale.is_some() {
+            return;
+        }
         if !s.state.wants_capture() {
             if s.state == ServerState::Stopped {
                 let text = format!(

@@ -37,7 +37,7 @@ impl App {
             }
         }
         let row = self.server_of(job).await?;
-        self.assert_server(&row).await?;
+        self.assert_server(row.id).await?;
         Ok(match epoch {
             Some(epoch) => Done::Done(format!("replication is off, epoch {epoch}")),
             None => Done::Skipped("replication is off already".into()),

@@ -97,7 +97,7 @@ impl App {
         let told = self.asserted.lock().get(&row.id) == Some(&spec);
         let runtime = self.site.runtime(row.id);
         if !told || runtime.is_none() {
-            self.assert_server(row).await?;
+            self.assert_server(row.id).await?;
         }
         let Some(runtime) = runtime else { return Ok(()) };
         if row.fault.is_none() {

@@ -113,7 +113,7 @@ impl App {
             Err(StoreError::Taken(_)) => return Err(name_taken(&row.name)),
             other => other?,
         }
-        let Err(error) = self.assert_server(row).await else { return Ok(()) };
+        let Err(error) = self.assert_server(row.id).await else { return Ok(()) };
         let undone = Note::done("site", "server.undo", &row.name, error.to_string());
         if !self.store.mark_deleting(row.id, &undone).await? {
             return Err(error.hint("a group has it already, so it stays; delete the group, then the server"));
@@ -187,7 +187,7 @@ impl App {
             return Err(conflict(format!("'{}' is {}; it cannot {verb}", row.name, row.state)).hint(hint));
         }
         if let Some(row) = self.store.server(row.id).await?
-            && let Err(error) = self.assert_server(&row).await
+            && let Err(error) = self.assert_server(row.id).await
         {
             tracing::warn!(server = row.name, %error, "the data side is told again in a moment");
         }

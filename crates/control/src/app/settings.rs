@@ -28,7 +28,7 @@ impl App {
         let note = Note::done(&actor.name, "server.set", &row.name, what.join(", "));
         self.store.set_settings(row.id, change, &note).await?;
         if let Some(row) = self.store.server(row.id).await?
-            && let Err(error) = within(super::PATIENCE, self.assert_server(&row)).await
+            && let Err(error) = within(super::PATIENCE, self.assert_server(row.id)).await
         {
             tracing::warn!(server = row.name, %error, "the data side is told of the new settings in a moment");
             self.wake.notify_one();

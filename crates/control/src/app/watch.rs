@@ -157,7 +157,8 @@ impl App {
 /// Whether source and copy of a server should be compared now. Servers are spread by their ids, so that those that
 /// were protected together are not compared together.
 fn verify_due(row: &ServerRow, runtime: &ServerRuntime, now: WallTime) -> bool {
-    let able = row.state == ServerState::Replicating
+    let able = !row.deleting
+        && row.state == ServerState::Replicating
         && runtime.connected
         && runtime.health == Health::Ready
         && runtime.sync.is_none();

@@ -5,8 +5,8 @@ use super::text::{ago, bar, coarse, maybe_millis, millis, moment, one_line, rate
 use crate::out::Style;
 use lifeboat_api::lifecycle::ServerState;
 use lifeboat_api::types::{
-    CaptureSpec, Health, LaunchSettings, OnLoss, ReplicationMode, ReplicationSpec, Server, SyncModeState,
-    SyncPhase, SyncProgress, SyncStatus, WatchSpec,
+    CaptureSpec, Health, LaunchSettings, OnLoss, ReplicationMode, ReplicationSpec, Server, ServerRuntime,
+    SyncModeState, SyncPhase, SyncProgress, SyncStatus, WatchSpec,
 };
 use lifeboat_base::{WallTime, format_bytes};
 use std::fmt::Write;
@@ -91,6 +91,9 @@ const RATED: u64 = 64 << 20;
 
 /// `initial sync [####------]  40 % of 8.0 GiB, 81.0 MiB/s, 61 s left`
 pub fn sync_line(sync: &SyncProgress) -> String {
+    if sync.total_bytes == 0 {
+        return phase(sync.phase).into();
+    }
     let mut line = format!(
         "{} {} of {}",
         phase(sync.phase),
@@ -160,18 +163,7 @@ pub fn full(server: &Server, now: WallTime, style: Style) -> String {
     if r.branches > 0 {
         out.fact("branches", format!("{}; see them: lifeboat branches {}", r.branches, server.name));
     }
-    if let (Some(oldest), Some(latest)) = (&r.oldest, &r.latest) {
-        out.fact(
-            "newest point",
-            format!("{} at {} ({})", latest.id, moment(latest.time), ago(now, latest.time)),
-        );
-        out.fact(
-            "oldest point",
-            format!("{} at {} ({})", oldest.id, moment(oldest.time), ago(now, oldest.time)),
-        );
-    } else {
-        out.fact("points", "none yet".into());
-    }
+    point_facts(&mut out, r, now);
     out.fact(
         "window",
         format!(
@@ -190,6 +182,21 @@ pub fn full(server: &Server, now: WallTime, style: Style) -> String {
         out.fact("runs as", short(run));
     }
     out.text()
+}
+
+fn point_facts(out: &mut Facts, r: &ServerRuntime, now: WallTime) {
+    if let (Some(oldest), Some(latest)) = (&r.oldest, &r.latest) {
+        out.fact(
+            "newest point",
+            format!("{} at {} ({})", latest.id, moment(latest.time), ago(now, latest.time)),
+        );
+        out.fact(
+            "oldest point",
+            format!("{} at {} ({})", oldest.id, moment(oldest.time), ago(now, oldest.time)),
+        );
+    } else {
+        out.fact("points", "none yet".into());
+    }
 }
 
 /// What `set` left a server with.

@@ -66,6 +66,9 @@ fn spark(newest_first: &[RpoMinute]) -> String {
 
 /// `comparing [###-------]  30 % of 8.0 GiB`
 pub fn progress(v: &VerifyStatus) -> String {
+    if v.total_bytes == 0 {
+        return "comparing".into();
+    }
     format!("comparing {} of {}", bar(v.done_bytes, v.total_bytes, 10), format_bytes(v.total_bytes))
 }
 

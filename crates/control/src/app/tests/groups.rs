@@ -65,7 +65,9 @@ async fn a_group_gets_a_point_of_all_its_members_and_can_be_brought_back_to_it()
     assert_eq!((first.id.as_str(), first.held_us), ("g1", 1500));
     let parts: Vec<String> = first.members.iter().map(|m| format!("{} {}", m.server, m.point)).collect();
     assert_eq!(parts, ["web-1 p1.2", "db-1 p1.2"]);
-    ids.iter().for_each(|id| drop(stage.site.point(*id)));
+    for id in ids {
+        stage.site.point(id);
+    }
     stage.clock.advance(Duration::from_secs(60));
     let second = stage.app.cut_group_point(&admin(), "app").await.unwrap();
     assert_eq!(stage.app.group("app").await.unwrap().latest, Some(second));

@@ -359,3 +359,38 @@ async fn f17_a_clock_that_jumps_deletes_no_drill_early_and_revives_no_token() {
     assert_eq!(code(stage.app.authenticate(Some(&token)).await), ErrorCode::Unauthenticated);
     stage.sound().await;
 }
+
+#[tokio::test]
+async fn a_server_that_is_forgotten_is_not_told_of_again_by_a_slow_teller() {
+    let stage = Stage::new().await;
+    let id = stage.replicating().await;
+    let gate = Arc::new(Notify::new());
+    stage.site.world.lock().ensure_gate = Some(gate.clone());
+    let change = ServerChange {
+        window: Some(WindowSpec { seconds: 3600, bytes: 1 << 30 }),
+        ..ServerChange::default()
+    };
+    let app = stage.app.clone();
+    let telling = tokio::spawn(async move { app.change_server(&admin(), "web-1", &change).await });
+    stage.until("it tells", || async { (stage.site.world.lock().waiting > 0).then_some(()) }).await;
+    let app = stage.app.clone();
+    let yes = DeleteServerQuery { confirm_points: true };
+    let deleting = tokio::spawn(async move { app.delete_server(&admin(), "web-1", &yes).await });
+    stage
+        .until("it is on its way out", || async {
+            stage.store.server(id).await.unwrap().is_none_or(|r| r.deleting).then_some(())
+        })
+        .await;
+    stage.site.world.lock().ensure_gate = None;
+    gate.notify_waiters();
+    drop(telling.await.unwrap());
+    deleting.await.unwrap().unwrap();
+    stage
+        .until("it is gone", || async { stage.store.server(id).await.unwrap().is_none().then_some(()) })
+        .await;
+    let (seen, looks) = (stage.app.looks(), 2);
+    stage.until("two looks", || async { (stage.app.looks() >= seen + looks).then_some(()) }).await;
+    assert!(stage.site.world.lock().kept.is_empty(), "the data side keeps what nobody knows");
+    assert_eq!(stage.app.status().await.unwrap().alarms, Vec::<String>::new());
+    stage.sound().await;
+}

@@ -105,6 +105,8 @@ fn a_tiny_sync_has_no_rate_and_no_end_worth_telling() {
     assert_eq!(sync_line(&sync), "resync [----------]   1 % of 64.0 MiB, 10 B/s, 69 d left");
     sync.total_bytes = 4 << 20;
     assert_eq!(sync_line(&sync), "resync [##--------]  25 % of 4.0 MiB");
+    sync.total_bytes = 0;
+    assert_eq!(sync_line(&sync), "resync", "what is not measured yet is not done");
 }
 
 #[test]
