@@ -308,7 +308,7 @@ impl Supervisor {
                     rate.rate = (done as f64 / elapsed.as_secs_f64()) as u64;
                     *rate = Rate { at: now, done: s.done_bytes, rate: rate.rate };
                 }
-                let (sync_state, sync_since, flushes) = u.stream.confirm_status(&*self.clock);
+                let confirm = u.stream.confirm_status();
                 let capture = u.state.get();
                 let stalled = match (&capture, u.refusal.lock().clone()) {
                     (_, Some(no)) => no,
@@ -330,9 +330,11 @@ impl Supervisor {
                     spool_bytes: s.spool_bytes,
                     hashed_bytes: s.hashed_bytes,
                     verify: u.stream.verify_report(),
-                    sync_state: sync_state as i32,
-                    sync_since: sync_since.0,
-                    flushes,
+                    sync_state: confirm.state as i32,
+                    sync_since: confirm.since.0,
+                    flushes: confirm.flushes,
+                    degraded_from: confirm.degraded.0.0,
+                    degraded_until: confirm.degraded.1.0,
                 }
             })
             .collect();

@@ -381,6 +381,12 @@ pub struct ServerReport {
     pub sync_since: u64,
     #[prost(message, optional, tag = "17")]
     pub flushes: Option<Flushes>,
+    /// The last time flushes went on without the site, when that is over: from and until, by the source's clock, in
+    /// nanoseconds; 0 for never. The site may have been away all the while.
+    #[prost(uint64, tag = "18")]
+    pub degraded_from: u64,
+    #[prost(uint64, tag = "19")]
+    pub degraded_until: u64,
 }
 
 /// How a server in synchronous mode keeps its promise.

@@ -8,7 +8,7 @@
 //!   *degrade* lets it and all others go until the site has everything again, and tells since when.
 
 use super::Stream;
-use lifeboat_base::{Clock, Seq, WallTime};
+use lifeboat_base::{Seq, WallTime};
 use lifeboat_block::BlockError;
 use lifeboat_replicate::message::{Flushes, SyncState};
 use lifeboat_replicate::sender::{Passed, Phase, Sender, Ticket};
@@ -86,12 +86,26 @@ pub(super) struct Confirm {
     /// When the flushes that wait now began to, oldest first, by both clocks.
     waiting: Vec<(Duration, WallTime)>,
     sums: Flushes,
+    /// The last degraded time that is over.
+    degraded: (WallTime, WallTime),
+}
+
+/// How the promise is kept, for the site to hear.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ConfirmStatus {
+    pub state: SyncState,
+    /// Since when, where it is not as wanted.
+    pub since: WallTime,
+    /// `None` in asynchronous mode.
+    pub flushes: Option<Flushes>,
+    /// The last time flushes went on without the site, when it is over; zeros for never.
+    pub degraded: (WallTime, WallTime),
 }
 
 impl Confirm {
     pub fn new(policy: ConfirmPolicy, armed: bool) -> Self {
         let state = if armed { State::Synchronous } else { State::NotYet };
-        Self { policy, state, waiting: Vec::new(), sums: Flushes::default() }
+        Self { policy, state, waiting: Vec::new(), sums: Flushes::default(), degraded: Default::default() }
     }
 
     fn add(&mut self, parts: &FlushParts) {
@@ -240,25 +254,33 @@ impl Stream {
         {
             tracing::warn!("that this server is synchronous cannot be remembered: {e}");
         }
-        self.confirm.lock().state = State::Synchronous;
+        let mut confirm = self.confirm.lock();
+        if let State::Degraded(since) = confirm.state {
+            confirm.degraded = (since, self.clock.wall());
+        }
+        confirm.state = State::Synchronous;
         tracing::info!("flushes wait for the site from now on");
     }
 
-    /// How the promise is kept now, since when (where it is not as wanted), and the sums over all flushes.
-    pub fn confirm_status(&self, clock: &dyn Clock) -> (SyncState, WallTime, Option<Flushes>) {
+    /// How the promise is kept now.
+    pub fn confirm_status(&self) -> ConfirmStatus {
         let confirm = self.confirm.lock();
+        let degraded = confirm.degraded;
+        let asynchronous = SyncState::Asynchronous;
+        let none = WallTime(0);
         if confirm.policy == ConfirmPolicy::Asynchronous {
-            return (SyncState::Asynchronous, WallTime(0), None);
+            return ConfirmStatus { state: asynchronous, since: none, flushes: None, degraded };
         }
+        let now = self.clock.monotonic();
         let oldest = confirm.waiting.iter().min_by_key(|w| w.0);
         let (state, since) = match (confirm.state, oldest) {
-            (State::NotYet, _) => (SyncState::NotYet, WallTime(0)),
+            (State::NotYet, _) => (SyncState::NotYet, none),
             (State::Degraded(since), _) => (SyncState::Degraded, since),
-            (State::Synchronous, Some((at, since))) if clock.monotonic().saturating_sub(*at) > BLOCKED => {
+            (State::Synchronous, Some((at, since))) if now.saturating_sub(*at) > BLOCKED => {
                 (SyncState::Blocked, *since)
             }
-            (State::Synchronous, _) => (SyncState::Synchronous, WallTime(0)),
+            (State::Synchronous, _) => (SyncState::Synchronous, none),
         };
-        (state, since, Some(confirm.sums))
+        ConfirmStatus { state, since, flushes: Some(confirm.sums), degraded }
     }
 }

@@ -3,7 +3,7 @@ use crate::capture::splitter::SplitDevice;
 use crate::testing::{FakeSite, content, start, start_with, until};
 use crate::tracking::TrackSpec;
 use lifeboat_base::limits::{AGENT_QUEUE, MIB};
-use lifeboat_base::{Entropy, SeededEntropy, SystemClock};
+use lifeboat_base::{Entropy, SeededEntropy};
 use lifeboat_block::fault::{Call, Failure, Fault};
 use lifeboat_block::{FaultDevice, MemoryDevice};
 use lifeboat_replicate::message::SyncState;
@@ -153,7 +153,7 @@ fn synchronous(limit: Duration, degrade: bool) -> StreamSettings {
 }
 
 fn state(stream: &Stream) -> SyncState {
-    stream.confirm_status(&SystemClock).0
+    stream.confirm_status().state
 }
 
 /// I2: no flush is answered before a point that holds everything before it is durable at the site.
@@ -173,7 +173,7 @@ fn a_synchronous_flush_is_answered_when_the_site_has_the_point() {
         split.flush().expect("flush");
         assert_eq!(site.latest(), [content(&*d)], "flush {i}");
     }
-    let (_, _, flushes) = run.stream.confirm_status(&SystemClock);
+    let flushes = run.stream.confirm_status().flushes;
     assert_eq!(flushes.expect("sums").count, 50);
     // The site says nothing: the flush waits, for as long as that is.
     site.set_mute(true);
@@ -213,6 +213,9 @@ fn a_site_that_is_away_too_long_fails_the_flush_or_degrades_as_declared() {
         }
         let _session = site.welcome(&run.stream);
         until("the promise is kept again", || state(&run.stream) == SyncState::Synchronous);
+        // Told also when the site could not hear of it while it lasted.
+        let (from, to) = run.stream.confirm_status().degraded;
+        assert_eq!(from < to, degrade);
         split.flush().expect("flush");
         assert_eq!(site.latest(), [content(&*d)]);
     }

@@ -23,7 +23,15 @@ fn a_read_in_too_many_pieces_is_given_up() {
 #[test]
 fn states_become_kinds_and_the_last_run_is_cut() {
     let kinds: Vec<_> =
-        extents(&[(10, 0), (10, 1), (10, 2), (100, 3)], 40).iter().map(|e| (e.len, e.kind)).collect();
+        extents(&[(10, 0), (10, 1), (10, 2), (100, 3)], 40, false).iter().map(|e| (e.len, e.kind)).collect();
     use ExtentKind::{Data, Hole, Zero};
     assert_eq!(kinds, [(10, Data), (10, Data), (10, Zero), (10, Hole)]);
+}
+
+/// QEMU's dirty bitmaps: bit 0 is dirty, whatever it means elsewhere.
+#[test]
+fn a_dirty_bitmaps_runs_are_dirty_or_clean() {
+    let runs: Vec<_> =
+        extents(&[(10, 0), (10, 1), (100, 0)], 40, true).iter().map(|e| (e.len, e.kind)).collect();
+    assert_eq!(runs, [(10, ExtentKind::Hole), (10, ExtentKind::Data), (20, ExtentKind::Hole)]);
 }
