@@ -218,9 +218,12 @@ impl Site {
         let there = self.branches.of(server);
         let of_epoch = || there.iter().filter(|b| b.about.epoch == epoch);
         for process in std::iter::once(&instance).chain(lineage.iter().take(MAX_LINEAGE)) {
-            let written =
-                |b: &&Arc<Branch>| b.cell.as_ref().is_some_and(|c| *c.writer.read() == Some(*process));
-            if let Some(branch) = of_epoch().find(written) {
+            // Or was begun for it, and it has not come to write.
+            let its = |b: &&Arc<Branch>| {
+                b.about.instance == *process
+                    || b.cell.as_ref().is_some_and(|c| *c.writer.read() == Some(*process))
+            };
+            if let Some(branch) = of_epoch().find(its) {
                 return Ok(Arc::clone(branch));
             }
         }

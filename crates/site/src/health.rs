@@ -72,6 +72,9 @@ impl Facts<'_> {
             return Judgement::new(Health::Stalled, self.damaged());
         }
         if self.rpo.is_none() {
+            if let Some(text) = self.trouble {
+                return Judgement::new(Health::Lag, text);
+            }
             return Judgement { health: Health::Unknown, reason: said, ready_in_seconds: None };
         }
         self.behind(age, said)
@@ -251,7 +254,22 @@ impl Site {
             (spec.name.clone(), spec.replication.mode)
         };
         let state = SyncState::try_from(report.sync_state).unwrap_or(SyncState::Asynchronous);
-        let before = cell.watched.lock().sync.replace(state);
+        let (before, unheard) = {
+            let mut w = cell.watched.lock();
+            let before = w.sync.replace(state);
+            let newer = report.degraded_until > w.degraded_until;
+            w.degraded_until = w.degraded_until.max(report.degraded_until);
+            (before, newer && before != Some(SyncState::Degraded))
+        };
+        if mode == ReplicationMode::Sync && unheard {
+            let text = format!(
+                "flushes went on without the site from {} to {} by the source's clock",
+                WallTime(report.degraded_from),
+                WallTime(report.degraded_until)
+            );
+            self.note("sync.degraded", &name, "degraded", &text);
+            self.trouble(cell, text);
+        }
         if mode != ReplicationMode::Sync || before == Some(state) {
             return;
         }

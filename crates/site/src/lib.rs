@@ -21,6 +21,8 @@ pub mod port;
 pub mod rpo;
 pub mod server;
 pub mod sessions;
+#[cfg(test)]
+mod testing;
 mod verify;
 pub mod watch;
 
@@ -116,27 +118,48 @@ impl Site {
         clock: Arc<dyn Clock>,
         entropy: Arc<dyn Entropy>,
     ) -> Result<Arc<Self>, SiteError> {
-        let dir = settings.dir;
+        let tls = server_config_mutual(&settings.chain_pem, &settings.key_pem, &settings.ca_pem)?;
+        settings.replication.set_nonblocking(true).map_err(SiteError::Listen)?;
+        let listener = TcpListener::from_std(settings.replication).map_err(SiteError::Listen)?;
+        let site =
+            Arc::new(Self::in_dir(settings.dir, &settings.journal_key, settings.accel, clock, entropy)?);
+        let accept = TlsAcceptor::from(Arc::new(tls));
+        tokio::spawn(listen::serve(Arc::clone(&site), listener, accept, site.shutdown.subscribe()));
+        tokio::spawn(Arc::clone(&site).trim_loop());
+        tokio::spawn(Arc::clone(&site).watch_loop());
+        let prober = Arc::clone(&site);
+        tokio::task::spawn_blocking(move || match prober.launcher.accel() {
+            Ok(a) => tracing::info!("guests run with {}: {}", a.kind.name(), a.reason),
+            Err(e) => tracing::warn!("no guest can be run yet: {e}"),
+        });
+        Ok(site)
+    }
+
+    /// A site that does not listen.
+    fn in_dir(
+        dir: PathBuf,
+        journal_key: &[u8; 32],
+        accel: Option<launch::AccelKind>,
+        clock: Arc<dyn Clock>,
+        entropy: Arc<dyn Entropy>,
+    ) -> Result<Self, SiteError> {
         for sub in ["servers", "runs", "mounts"] {
             let path = dir.join(sub);
             std::fs::create_dir_all(&path).map_err(|source| SiteError::Directory { path, source })?;
         }
-        let tls = server_config_mutual(&settings.chain_pem, &settings.key_pem, &settings.ca_pem)?;
-        settings.replication.set_nonblocking(true).map_err(SiteError::Listen)?;
-        let listener = TcpListener::from_std(settings.replication).map_err(SiteError::Listen)?;
         let mut launcher = launch::LauncherSettings::new(&dir);
-        launcher.force_accel = settings.accel;
+        launcher.force_accel = accel;
         let mounts = mount::Mounts::new(dir.join("mounts"), Arc::clone(&clock));
         let interrupted = mounts.leftovers();
         let specs = load_specs(&dir.join("servers"));
         let owners = specs.keys().map(|id| (*id, owners::load(&dir.join("servers").join(id.to_string()))));
         let owners = owners.collect();
-        let site = Arc::new(Self {
+        Ok(Self {
             mounts,
             interrupted: Mutex::new(interrupted),
             launcher: launch::Launcher::new(launcher, Arc::clone(&clock)),
             dir,
-            journal_key: JournalKey(*settings.journal_key),
+            journal_key: JournalKey(*journal_key),
             zone: jiff::tz::TimeZone::system(),
             clock,
             entropy,
@@ -152,17 +175,7 @@ impl Site {
             cancel: Arc::default(),
             control: OnceLock::new(),
             shutdown: tokio::sync::watch::channel(false).0,
-        });
-        let accept = TlsAcceptor::from(Arc::new(tls));
-        tokio::spawn(listen::serve(Arc::clone(&site), listener, accept, site.shutdown.subscribe()));
-        tokio::spawn(Arc::clone(&site).trim_loop());
-        tokio::spawn(Arc::clone(&site).watch_loop());
-        let prober = Arc::clone(&site);
-        tokio::task::spawn_blocking(move || match prober.launcher.accel() {
-            Ok(a) => tracing::info!("guests run with {}: {}", a.kind.name(), a.reason),
-            Err(e) => tracing::warn!("no guest can be run yet: {e}"),
-        });
-        Ok(site)
+        })
     }
 
     /// Names who decides. Without it nobody is let in. Once.

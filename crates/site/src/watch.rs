@@ -41,6 +41,8 @@ pub struct Watched {
     pub(crate) troubles: Troubles,
     /// The state of synchronous mode that was noted last.
     pub(crate) sync: Option<SyncState>,
+    /// End of the degraded time that was noted last, by the source's clock.
+    pub(crate) degraded_until: u64,
 }
 
 /// What happened lately that a person should know of.

@@ -143,3 +143,6 @@ fn compare(device: &PointDevice, offer: &Offer, unknown: impl Fn(u64) -> bool) -
     }
     lacking
 }
+
+#[cfg(test)]
+mod tests;
