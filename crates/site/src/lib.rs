@@ -91,6 +91,8 @@ pub struct Site {
     pub(crate) owners: Mutex<HashMap<ServerId, owners::Owners>>,
     pub(crate) branches: branches::Branches,
     pub(crate) opening: tokio::sync::Mutex<()>,
+    /// One assertion is written down at a time: two at once would take each other's file away.
+    pub(crate) remembering: tokio::sync::Mutex<()>,
     /// Held while a group's barrier is cut.
     pub(crate) cutting: tokio::sync::Mutex<()>,
     /// A window became smaller.
@@ -168,6 +170,7 @@ impl Site {
             specs: RwLock::new(specs),
             branches: branches::Branches::default(),
             opening: tokio::sync::Mutex::default(),
+            remembering: tokio::sync::Mutex::default(),
             cutting: tokio::sync::Mutex::default(),
             trim_now: Notify::new(),
             sessions: sessions::Sessions::default(),

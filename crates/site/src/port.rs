@@ -94,6 +94,7 @@ impl Site {
 
     /// Keeps what control wants, so that it is known right after a restart.
     async fn remember(self: &Arc<Self>, spec: &ServerSpec) -> Result<(), PortError> {
+        let _alone = self.remembering.lock().await;
         let known = self.specs.read().get(&spec.id).cloned();
         if known.as_ref() == Some(spec) {
             return Ok(());

@@ -221,3 +221,20 @@ async fn a_comparison_is_asked_for_told_and_leads_to_a_point() {
     w.restart(&spec).await;
     assert_eq!(status(&w), before, "kept over a restart");
 }
+
+/// Control and a person may assert the same server at once; each is answered.
+#[tokio::test(flavor = "multi_thread")]
+async fn assertions_of_one_server_at_once_do_not_take_each_others_file_away() {
+    let w = World::new();
+    let spec = w.spec("web-1", w.agent(), 1);
+    for round in 0..20u64 {
+        let told = (0..8u64).map(|n| {
+            let (site, mut spec) = (w.site.clone(), spec.clone());
+            spec.window.seconds = 3600 + round * 8 + n;
+            tokio::spawn(async move { site.ensure_server(&spec).await })
+        });
+        for answer in told.collect::<Vec<_>>() {
+            answer.await.unwrap().unwrap();
+        }
+    }
+}
