@@ -82,11 +82,12 @@ bench: build ## measure against peers; prints: name value goal ok|SHORT
 	scripts/setup.sh bench
 	cargo run --release --locked -p lifeboat-bench
 
-# A quarter of the time goes to fuzzing, in the profile of the tests: it checks more.
-soak: build programs ## fuzz, then end-to-end tests with many kill rounds again and again, for SOAK seconds (default 3600)
+# A quarter of the time each goes to fuzzing and to simulated worlds, in the profile of the tests: it checks more.
+soak: build programs ## fuzz, simulate fresh worlds, then end-to-end tests with many kill rounds again and again, for SOAK seconds (default 3600)
 	scripts/setup.sh test
 	end=$$((SECONDS + $${SOAK:-3600})); \
-	target/debug/lifeboat-fuzz run --for $$(($${SOAK:-3600} / 4)); round=0; \
+	target/debug/lifeboat-fuzz run --for $$(($${SOAK:-3600} / 4)); \
+	target/debug/lifeboat-sim world --for $$(($${SOAK:-3600} / 4)) || exit 1; round=0; \
 	while [ $$SECONDS -lt $$end ]; do round=$$((round + 1)); echo "soak: round $$round"; \
 	  KILL_ROUNDS=$${KILL_ROUNDS:-100} $(MAKE) e2e; done
 

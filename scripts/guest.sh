@@ -64,7 +64,7 @@ flock 9
 sim=${LIFEBOAT_SIM:-}
 if [ -z "$sim" ]; then
   sim=$root/target/guest/x86_64-unknown-linux-gnu/release/lifeboat-sim
-  (cd "$root" && RUSTFLAGS='-C target-feature=+crt-static' cargo build --quiet --release -p lifeboat-sim \
+  (cd "$root" && RUSTFLAGS='-C target-feature=+crt-static' cargo build --quiet --release -p lifeboat-sim --no-default-features \
     --target x86_64-unknown-linux-gnu --target-dir target/guest 9>&-) || fail "building lifeboat-sim failed"
 fi
 [ -x "$sim" ] || fail "$sim is not there"

@@ -29,9 +29,29 @@ enum Command {
         #[arg(required = true)]
         files: Vec<PathBuf>,
     },
+    /// Simulated worlds with faults, one for each seed; exit code 1 when one of them goes wrong
+    #[cfg(feature = "world")]
+    World(WorldArgs),
     /// Self-describing writes and their judgement
     #[command(subcommand)]
     Oracle(OracleCommand),
+}
+
+#[cfg(feature = "world")]
+#[derive(Args)]
+struct WorldArgs {
+    /// One seed
+    #[arg(long, conflicts_with_all = ["seeds", "for_seconds"])]
+    seed: Option<u64>,
+    /// Seeds A..B, without B
+    #[arg(long, conflicts_with = "for_seconds")]
+    seeds: Option<String>,
+    /// Fresh seeds until the time is over
+    #[arg(long = "for")]
+    for_seconds: Option<u64>,
+    /// Prints every step
+    #[arg(long, short)]
+    verbose: bool,
 }
 
 #[derive(Args)]
@@ -135,6 +155,8 @@ fn main() -> ExitCode {
             .with_context(|| format!("listening on {listen}"))
             .map(|w| serve_forever("witness", w.address())),
         Command::LedgerCheck { files } => check_ledgers(&files),
+        #[cfg(feature = "world")]
+        Command::World(args) => run_worlds(&args),
         Command::Oracle(OracleCommand::Write(args)) => write_oracle(&args),
         Command::Oracle(OracleCommand::Check(args)) => check_oracle(&args),
         Command::Oracle(OracleCommand::Collect { listen, out }) => oracle::Collector::start(&listen, &out)
@@ -148,6 +170,39 @@ fn main() -> ExitCode {
             ExitCode::from(2)
         }
     }
+}
+
+#[cfg(feature = "world")]
+fn run_worlds(args: &WorldArgs) -> anyhow::Result<ExitCode> {
+    use lifeboat_sim::world::{Mutant, Tally, run};
+    let seeds: Box<dyn Iterator<Item = u64>> = match (args.seed, &args.seeds, args.for_seconds) {
+        (Some(seed), ..) => Box::new(std::iter::once(seed)),
+        (None, Some(range), _) => {
+            let (from, to) = range.split_once("..").context("--seeds wants A..B")?;
+            Box::new(from.parse::<u64>()?..to.parse::<u64>()?)
+        }
+        (None, None, Some(seconds)) => {
+            // Far from the fixed ones, and other ones every time.
+            let first = clock::unix_ms() << 16;
+            let start = clock::elapsed();
+            let more = move |_: &u64| (clock::elapsed() - start).as_secs() < seconds;
+            Box::new((first..).take_while(more))
+        }
+        (None, None, None) => bail!("say --seed N, --seeds A..B or --for SECONDS"),
+    };
+    let mut tally = Tally::default();
+    for seed in seeds {
+        let outcome = run(seed, Mutant::None, args.verbose);
+        if let Some(what) = &outcome.violation {
+            eprintln!("seed {seed}: {what}");
+        }
+        if args.seed.is_some() {
+            println!("seed {seed}: trace {}, {} events", outcome.trace, outcome.events);
+        }
+        tally.add(&outcome);
+    }
+    print!("{tally}");
+    Ok(if tally.failed.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
 fn serve_forever(what: &str, address: std::net::SocketAddr) -> ExitCode {
