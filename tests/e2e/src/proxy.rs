@@ -8,6 +8,7 @@
 
 use lifeboat_sim::clock;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use std::collections::HashMap;
 use std::io::{self, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -77,6 +78,8 @@ struct Orders {
     strike: Option<Strike>,
     /// Connections up to this number are to end so.
     drop_to: (u64, End),
+    /// This connection alone is held.
+    held: Option<u64>,
 }
 
 #[derive(Debug)]
@@ -88,11 +91,17 @@ struct Shared {
     struck: AtomicU64,
     /// Bytes given, to the site and to the agent.
     passed: [AtomicU64; 2],
+    /// Bytes that open connections have given.
+    given: Mutex<HashMap<u64, u64>>,
 }
 
 impl Shared {
     fn orders(&self) -> MutexGuard<'_, Orders> {
         self.orders.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn given(&self) -> MutexGuard<'_, HashMap<u64, u64>> {
+        self.given.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -113,7 +122,7 @@ impl Proxy {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
         listener.set_nonblocking(true).unwrap();
-        let orders = Orders { plan: Plan::Pass, strike: None, drop_to: (0, End::Close) };
+        let orders = Orders { plan: Plan::Pass, strike: None, drop_to: (0, End::Close), held: None };
         let shared = Arc::new(Shared {
             upstream,
             orders: Mutex::new(orders),
@@ -121,6 +130,7 @@ impl Proxy {
             accepted: AtomicU64::new(0),
             struck: AtomicU64::new(0),
             passed: Default::default(),
+            given: Mutex::default(),
         });
         let thread = {
             let shared = Arc::clone(&shared);
@@ -135,7 +145,19 @@ impl Proxy {
 
     /// From now on, for all connections.
     pub fn set(&self, plan: Plan) {
-        self.shared.orders().plan = plan;
+        let mut orders = self.shared.orders();
+        orders.plan = plan;
+        orders.held = None;
+    }
+
+    /// Holds the open connection that has passed most, and no other: under load, the stream without the control session.
+    ///
+    /// # Panics
+    /// When there is none.
+    pub fn hold_busiest(&self) {
+        let busiest = self.shared.given().iter().max_by_key(|(_, given)| **given).map(|(n, _)| *n);
+        assert!(busiest.is_some(), "there is no connection");
+        self.shared.orders().held = busiest;
     }
 
     /// Ends the first connection that gets there from its start. Replaces an order not yet carried out.
@@ -183,7 +205,8 @@ fn accept(listener: &TcpListener, shared: &Arc<Shared>) {
         connections.push(std::thread::spawn(move || {
             // The site may be away: then the agent sees its connection end, as it would without a proxy.
             if let Ok(site) = TcpStream::connect(shared.upstream) {
-                let _ = Connection::new(agent, site, number, shared).and_then(Connection::run);
+                let _ = Connection::new(agent, site, number, Arc::clone(&shared)).and_then(Connection::run);
+                shared.given().remove(&number);
             }
         }));
         connections.retain(|c: &JoinHandle<()>| !c.is_finished());
@@ -342,7 +365,7 @@ impl Connection {
             End::Reset => [&self.agent, &self.site].into_iter().for_each(linger_nothing),
             End::Stall => self.stalled = true,
         }
-        self.stalled
+        end == End::Stall
     }
 
     fn sides(&self, n: usize) -> (&TcpStream, &TcpStream) {
@@ -350,7 +373,8 @@ impl Connection {
     }
 
     fn plan(&self) -> Plan {
-        self.shared.orders().plan
+        let orders = self.shared.orders();
+        if orders.held == Some(self.number) { Plan::Hold } else { orders.plan }
     }
 
     /// Reads what is there, if there is room for it.
@@ -383,10 +407,7 @@ impl Connection {
 
     /// Writes what may go: how much it was, and the end that a strike falling now puts to it.
     fn give(&mut self, n: usize) -> io::Result<(usize, Option<End>)> {
-        let (plan, strike) = {
-            let orders = self.shared.orders();
-            (orders.plan, orders.strike)
-        };
+        let (plan, strike) = (self.plan(), self.shared.orders().strike);
         let flow = &mut self.flows[n];
         let allowed = flow.allowed(plan);
         let strike = strike.filter(|s| s.way == flow.way).and_then(|s| flow.until(s).map(|at| (at, s.end)));
@@ -400,6 +421,7 @@ impl Connection {
             };
             self.flows[n].gave(gave, plan);
             self.shared.passed[n].fetch_add(gave as u64, Ordering::SeqCst);
+            *self.shared.given().entry(self.number).or_default() += gave as u64;
         }
         // Another connection may have been first.
         let falls = strike.is_some_and(|(at, _)| at == gave) && self.shared.orders().strike.take().is_some();

@@ -74,7 +74,7 @@ fn i2_i5_a_link_slower_than_the_writes_costs_points_not_the_source() {
 
 #[test]
 fn i2_i5_an_outage_longer_than_queue_and_spool_heals_without_a_full_copy() {
-    let far = Far::start("outage", &["--spool", "8MiB"]);
+    let far = Far::start("outage", &["--spool", "16MiB"]);
     far.net.cut(true);
     // Queue, unacknowledged frames and spool hold 64 MiB; this is more.
     far.write(6_000);

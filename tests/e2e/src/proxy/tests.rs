@@ -88,7 +88,8 @@ fn a_reset_is_one_and_a_stall_is_silence() {
         "neither bytes nor an end"
     );
     proxy.drop_all(End::Close);
-    assert_eq!(received(&mut agent).0, 0);
+    let (heard, ended) = received(&mut agent);
+    assert!(heard == 0 && ended.is_ok(), "{ended:?}");
 }
 
 #[test]
@@ -114,4 +115,27 @@ fn what_is_held_passes_later_and_what_is_swallowed_does_not() {
     agent.write_all(b"more").unwrap();
     far.read_exact(&mut four).unwrap();
     assert_eq!(&four, b"more");
+}
+
+#[test]
+fn the_busiest_is_held_and_no_other() {
+    let (proxy, site) = between();
+    let (mut quiet, mut quiet_far) = ends(&proxy, &site);
+    let (mut busy, mut busy_far) = ends(&proxy, &site);
+    let mut got = [0; 5];
+    for (near, far, times) in [(&mut quiet, &mut quiet_far, 1), (&mut busy, &mut busy_far, 3)] {
+        for _ in 0..times {
+            near.write_all(b"hello").unwrap();
+            far.read_exact(&mut got).unwrap();
+        }
+    }
+    proxy.hold_busiest();
+    busy.write_all(b"hello").unwrap();
+    quiet.write_all(b"hello").unwrap();
+    quiet_far.read_exact(&mut got).unwrap();
+    busy_far.set_read_timeout(Some(Duration::from_millis(50))).unwrap();
+    assert_eq!(busy_far.read(&mut got).unwrap_err().kind(), io::ErrorKind::WouldBlock);
+    proxy.set(Plan::Pass);
+    busy_far.set_read_timeout(Some(SOON)).unwrap();
+    busy_far.read_exact(&mut got).unwrap();
 }
