@@ -88,6 +88,8 @@ pub(super) struct Confirm {
     sums: Flushes,
     /// The last degraded time that is over.
     degraded: (WallTime, WallTime),
+    /// A barrier whose acknowledgement makes the server synchronous.
+    proof: Option<Ticket>,
 }
 
 /// How the promise is kept, for the site to hear.
@@ -105,7 +107,14 @@ pub struct ConfirmStatus {
 impl Confirm {
     pub fn new(policy: ConfirmPolicy, armed: bool) -> Self {
         let state = if armed { State::Synchronous } else { State::NotYet };
-        Self { policy, state, waiting: Vec::new(), sums: Flushes::default(), degraded: Default::default() }
+        Self {
+            policy,
+            state,
+            waiting: Vec::new(),
+            sums: Flushes::default(),
+            degraded: Default::default(),
+            proof: None,
+        }
     }
 
     fn add(&mut self, parts: &FlushParts) {
@@ -163,6 +172,7 @@ impl Stream {
                     "the site did not confirm within {limit:?}: going on without it, as the policy says"
                 );
                 confirm.state = State::Degraded(self.clock.wall());
+                confirm.proof = None;
                 self.confirm_wake.notify_all();
                 Ok(())
             }
@@ -237,18 +247,32 @@ impl Stream {
         }
     }
 
-    /// A server that is wanted synchronous becomes so when the site has everything.
+    /// A server that is wanted synchronous becomes so when the site has everything, and has shown it: by acknowledging a
+    /// barrier that was cut for this.
     pub(super) fn promote(&self) {
-        let confirm = self.confirm.lock();
-        if confirm.policy == ConfirmPolicy::Asynchronous || confirm.state == State::Synchronous {
+        let proof = {
+            let mut confirm = self.confirm.lock();
+            if confirm.policy == ConfirmPolicy::Asynchronous || confirm.state == State::Synchronous {
+                return;
+            }
+            confirm.proof.take()
+        };
+        let mut sender = self.sender.lock();
+        let status = sender.status();
+        let near = status.connected && status.phase == Phase::Live && status.spool_bytes == 0;
+        let passed = proof.map(|t| sender.passed(t));
+        if !near || passed != Some(Passed::Yes) {
+            let next = match passed {
+                Some(Passed::NotYet) => proof,
+                _ if near => sender.fresh_ticket(self.clock.wall()),
+                _ => None,
+            };
+            self.encoder_wake.notify_one();
+            drop(sender);
+            self.confirm.lock().proof = next;
             return;
         }
-        drop(confirm);
-        let status = self.sender.lock().status();
-        // Not far behind is enough: flushes wait for the rest.
-        if !status.connected || status.phase != Phase::Live || status.spool_bytes > 0 {
-            return;
-        }
+        drop(sender);
         if let Some(tracking) = &self.tracking
             && let Err(e) = tracking.arm(true)
         {

@@ -221,6 +221,30 @@ fn a_site_that_is_away_too_long_fails_the_flush_or_degrades_as_declared() {
     }
 }
 
+/// A link that is up and a site that says nothing: that is no reason to promise again.
+#[test]
+fn a_degraded_server_stays_so_until_the_site_has_acknowledged_something_new() {
+    let d = device(1);
+    let site = FakeSite::new(&[SIZE]);
+    let run = start_with(synchronous(Duration::from_millis(100), true));
+    let split = SplitDevice::new(d.clone(), Arc::clone(&run.stream), None, DiskId(0));
+    run.stream.attach(vec![d.clone()], Suspects::All);
+    let _session = site.welcome(&run.stream);
+    until("the server is synchronous", || state(&run.stream) == SyncState::Synchronous);
+    site.set_mute(true);
+    split.write(0, Bytes::from_static(b"not acknowledged")).expect("write");
+    split.flush().expect("goes on");
+    assert_eq!(state(&run.stream), SyncState::Degraded);
+    for _ in 0..20 {
+        run.stream.promote();
+        assert_eq!(state(&run.stream), SyncState::Degraded);
+    }
+    site.set_mute(false);
+    until("the promise is kept again", || state(&run.stream) == SyncState::Synchronous);
+    split.flush().expect("flush");
+    assert_eq!(site.latest(), [content(&*d)]);
+}
+
 /// A synchronous server stays so over a restart of the agent.
 #[test]
 fn an_agent_that_was_synchronous_promises_from_its_first_flush_on() {

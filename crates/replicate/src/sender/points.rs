@@ -49,6 +49,15 @@ impl Sender {
         Some(Ticket { seq, generation: self.generation })
     }
 
+    /// As [`ticket`](Self::ticket), with a barrier of its own: when it has passed, the site answers now.
+    pub fn fresh_ticket(&mut self, now: WallTime) -> Option<Ticket> {
+        if !self.live {
+            return None;
+        }
+        let seq = self.barrier(now, BarrierKind::Crash)?;
+        Some(Ticket { seq, generation: self.generation })
+    }
+
     /// Whether a ticket's barrier is on stable storage at the site.
     pub fn passed(&self, ticket: Ticket) -> Passed {
         if ticket.generation != self.generation {
