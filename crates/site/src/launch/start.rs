@@ -276,9 +276,13 @@ impl Launcher {
         let log2 = log.try_clone().map_err(LaunchError::io("write", &log_path))?;
         let mut command = Command::new(qemu);
         command.args(arguments(record, paths, host)).stdin(Stdio::null()).stdout(log).stderr(log2);
-        // SAFETY: setsid is async-signal-safe and touches no memory of ours.
+        // SAFETY: both are plain system calls, async-signal-safe, and touch no memory of ours.
         unsafe {
-            command.pre_exec(|| rustix::process::setsid().map(drop).map_err(io::Error::from));
+            command.pre_exec(|| {
+                // What this process was given open is not the guest's to hold, and it lives longer. An old kernel keeps it.
+                libc::close_range(3, u32::MAX, libc::CLOSE_RANGE_CLOEXEC as libc::c_int);
+                rustix::process::setsid().map(drop).map_err(io::Error::from)
+            });
         }
         command.spawn().map_err(|e| match e.kind() {
             io::ErrorKind::NotFound => {
