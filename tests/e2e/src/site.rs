@@ -256,6 +256,28 @@ impl Site {
     }
 }
 
+/// Guests outlive `serve` on purpose; they end with their test here, also when it panics.
+impl Drop for Site {
+    fn drop(&mut self) {
+        self.process.kill();
+        for run in std::fs::read_dir(self.dir.join("runs")).into_iter().flatten().flatten() {
+            let record = std::fs::read(run.path().join("run.json")).unwrap_or_default();
+            let record: Value = serde_json::from_slice(&record).unwrap_or_default();
+            let Some(pid) = record["process"]["pid"].as_i64().and_then(|p| i32::try_from(p).ok()) else {
+                continue;
+            };
+            // Another process may have that number by now: this one names its run.
+            let line = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+            if String::from_utf8_lossy(&line).contains(&*run.path().to_string_lossy()) {
+                let _ = nix::sys::signal::kill(
+                    nix::unistd::Pid::from_raw(pid),
+                    nix::sys::signal::Signal::SIGKILL,
+                );
+            }
+        }
+    }
+}
+
 /// A running agent.
 #[derive(Debug)]
 pub struct Agent {
