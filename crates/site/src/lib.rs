@@ -26,7 +26,7 @@ mod testing;
 mod verify;
 pub mod watch;
 
-use lifeboat_api::port::{ControlPort, ServerSpec};
+use lifeboat_api::port::{ControlPort, PortError, ServerSpec};
 use lifeboat_api::tls::server_config_mutual;
 use lifeboat_base::{AgentId, Clock, Entropy, ServerId};
 use lifeboat_journal::JournalKey;
@@ -91,6 +91,8 @@ pub struct Site {
     pub(crate) owners: Mutex<HashMap<ServerId, owners::Owners>>,
     pub(crate) branches: branches::Branches,
     pub(crate) opening: tokio::sync::Mutex<()>,
+    /// Why servers this site should hold could not be opened.
+    pub(crate) unopened: Mutex<HashMap<ServerId, PortError>>,
     /// One assertion is written down at a time: two at once would take each other's file away.
     pub(crate) remembering: tokio::sync::Mutex<()>,
     /// Held while a group's barrier is cut.
@@ -170,6 +172,7 @@ impl Site {
             specs: RwLock::new(specs),
             branches: branches::Branches::default(),
             opening: tokio::sync::Mutex::default(),
+            unopened: Mutex::default(),
             remembering: tokio::sync::Mutex::default(),
             cutting: tokio::sync::Mutex::default(),
             trim_now: Notify::new(),

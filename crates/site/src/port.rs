@@ -54,7 +54,14 @@ pub(crate) async fn blocking<T: Send + 'static>(
 
 impl Site {
     pub(crate) fn cell_of(&self, server: ServerId) -> Result<Arc<ServerCell>, PortError> {
-        self.cell(server).ok_or_else(|| PortError::new(ErrorCode::NotFound, "this site holds no such server"))
+        self.cell(server).ok_or_else(|| match self.unopened.lock().get(&server) {
+            Some(why) => why.clone(),
+            None if self.specs.read().contains_key(&server) => {
+                PortError::new(ErrorCode::Unavailable, "its journal is not open yet")
+                    .hint("this site has just started; ask again in a moment")
+            }
+            None => PortError::new(ErrorCode::NotFound, "this site holds no such server"),
+        })
     }
 
     pub(crate) fn server_dir(&self, server: ServerId) -> PathBuf {
@@ -129,30 +136,38 @@ impl Site {
             return Ok(cell);
         }
         let (site, spec) = (Arc::clone(self), spec.clone());
-        blocking(move || {
-            let dir = site.server_dir(spec.id);
-            let storage = ServerStorage::in_dir(&dir).map_err(|e| {
-                PortError::new(ErrorCode::Unavailable, format!("cannot make {}: {e}", dir.display()))
-            })?;
-            let cell = ServerCell::open(&OpenServer {
-                storage,
-                key: site.journal_key.clone(),
-                spec: &spec,
-                config: journal_config(&spec.window),
-                clock: Arc::clone(&site.clock),
-                entropy: Arc::clone(&site.entropy),
-            })
-            .map_err(|e| errors::journal(&e))?;
-            for damage in &cell.opened.damage {
-                tracing::error!(server = spec.name, "journal: {damage}");
-                site.note("journal.damaged", &spec.name, "found", &damage.to_string());
-            }
-            site.restore_watched(&cell);
-            site.load_branches(&cell);
-            site.cells.write().insert(spec.id, Arc::clone(&cell));
-            Ok(cell)
+        let server = spec.id;
+        let opened = blocking(move || site.open_now(&spec)).await;
+        let mut unopened = self.unopened.lock();
+        match &opened {
+            Ok(_) => drop(unopened.remove(&server)),
+            Err(why) => drop(unopened.insert(server, why.clone())),
+        }
+        opened
+    }
+
+    fn open_now(&self, spec: &ServerSpec) -> Result<Arc<ServerCell>, PortError> {
+        let dir = self.server_dir(spec.id);
+        let storage = ServerStorage::in_dir(&dir).map_err(|e| {
+            PortError::new(ErrorCode::Unavailable, format!("cannot make {}: {e}", dir.display()))
+        })?;
+        let cell = ServerCell::open(&OpenServer {
+            storage,
+            key: self.journal_key.clone(),
+            spec,
+            config: journal_config(&spec.window),
+            clock: Arc::clone(&self.clock),
+            entropy: Arc::clone(&self.entropy),
         })
-        .await
+        .map_err(|e| errors::journal(&e))?;
+        for damage in &cell.opened.damage {
+            tracing::error!(server = spec.name, "journal: {damage}");
+            self.note("journal.damaged", &spec.name, "found", &damage.to_string());
+        }
+        self.restore_watched(&cell);
+        self.load_branches(&cell);
+        self.cells.write().insert(spec.id, Arc::clone(&cell));
+        Ok(cell)
     }
 }
 
@@ -259,6 +274,7 @@ impl SitePort for SiteHandle {
 
     async fn forget_server(&self, server: ServerId) -> Result<(), PortError> {
         self.specs.write().remove(&server);
+        self.unopened.lock().remove(&server);
         let cell = self.cells.write().remove(&server);
         if let Some(cell) = cell {
             self.sessions.cut_server(server, &No::new(RefuseCode::NotAssigned, "this server was deleted"));

@@ -136,7 +136,7 @@ fn affected(f: &CheckFinding) -> String {
         (Some(a), Some(b)) => format!("affects points {a} to {b}"),
         (Some(a), None) => format!("affects points from {a} on"),
         (None, Some(b)) => format!("affects points up to {b}"),
-        (None, None) => "affects no point".into(),
+        (None, None) => "no point that is left needs it".into(),
     }
 }
 

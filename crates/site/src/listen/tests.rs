@@ -3,7 +3,7 @@
 use super::*;
 use crate::testing::{PATIENCE, Wire, World, announce, barrier, data};
 use lifeboat_api::port::SitePort;
-use lifeboat_api::types::{Health, ReplicationMode, VerifyState};
+use lifeboat_api::types::{ErrorCode, Health, ReplicationMode, VerifyState};
 use lifeboat_replicate::message::{DiskRange, StreamSession, SyncState, VerifyReport};
 use lifeboat_replicate::shell::write_message;
 use std::net::{IpAddr, Ipv4Addr};
@@ -237,4 +237,29 @@ async fn assertions_of_one_server_at_once_do_not_take_each_others_file_away() {
             answer.await.unwrap().unwrap();
         }
     }
+}
+
+/// Who asks right after a start, or for a journal that cannot be opened, hears that and no less.
+#[tokio::test]
+async fn a_server_that_is_not_open_says_why() {
+    let w = World::new();
+    let spec = w.spec("web-1", w.agent(), 1);
+    w.site.ensure_server(&spec).await.unwrap();
+    let cell = w.site.cells.write().remove(&spec.id).unwrap();
+    cell.stop().await;
+    drop(cell);
+    let e = w.site.check_journal(spec.id, false).await.unwrap_err();
+    assert!(e.code == ErrorCode::Unavailable && e.message.contains("not open yet"), "{e}");
+    let journal = w.site.server_dir(spec.id).join("journal");
+    for entry in std::fs::read_dir(&journal).unwrap().flatten() {
+        if entry.file_name().to_string_lossy().starts_with("manifest") {
+            std::fs::write(entry.path(), b"rot").unwrap();
+        }
+    }
+    let opening = w.site.ensure_server(&spec).await.unwrap_err();
+    let e = w.site.check_journal(spec.id, false).await.unwrap_err();
+    assert_eq!(e.message, opening.message);
+    assert!(e.message.contains("manifest"), "{e}");
+    let _ = w.site.forget_server(spec.id).await;
+    assert_eq!(w.site.check_journal(spec.id, false).await.unwrap_err().code, ErrorCode::NotFound);
 }
