@@ -117,7 +117,7 @@ fn a_check_names_the_points_that_are_affected() {
          \x20 segment 3 at 4096: a checksum is wrong; affects points p1.7 to p1.9\n\
          \x20 segment 4 at 0: its header is wrong; affects the point p1.10\n\
          \x20 segment 5 is cut short; affects points from p1.11 on\n\
-         \x20 segment 1: a spare byte is wrong; affects no point\n\
+         \x20 segment 1: a spare byte is wrong; no point that is left needs it\n\
          \x20 the index 0006.idx was made again; no point is affected\n"
     );
     let whole = CheckReport { server: "db-1".into(), segments: 1, ..CheckReport::default() };
