@@ -148,7 +148,7 @@ pub fn story() -> &'static (Vec<Files>, Images) {
             for _ in 0..3 {
                 let offset = random.next_u64() % (DISK - 1024);
                 let mut content = vec![random.next_u64() as u8; 1 + (random.next_u64() % 1000) as usize];
-                if random.next_u64() % 2 == 0 {
+                if random.next_u64().is_multiple_of(2) {
                     random.fill(&mut content);
                 }
                 now[offset as usize..offset as usize + content.len()].copy_from_slice(&content);

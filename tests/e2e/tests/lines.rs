@@ -37,7 +37,7 @@ fn i4_what_a_thawed_primary_writes_is_a_branch_and_never_the_line() {
         branches(&rig)[0]["records"].as_u64().is_some_and(|n| n > 0)
     });
     // Its export may be taken from it any time now: the server runs elsewhere.
-    drop(load.stop());
+    let _ = load.stop();
     let branch = branches(&rig)[0]["id"].as_str().unwrap().to_owned();
     let ((old, old_socket), (mount, socket)) = (mounted(&rig, &[]), mounted(&rig, &["--branch", &branch]));
     judge_mounted("the branch", std::slice::from_ref(&socket), &rig.ledger, Require::Nothing);

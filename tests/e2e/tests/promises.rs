@@ -52,7 +52,7 @@ fn i2_a_synchronous_flush_that_completed_is_at_the_site() {
         rig.proxy.set(Plan::Hold);
         // Nothing crosses any more: what completes from now on was acknowledged before, or is a lie.
         rig.agent.process.kill();
-        drop(load.stop());
+        let _ = load.stop();
         let flushed = newest_flush(&rig.ledger);
         judge(&rig.site, SERVER, "latest", &rig.ledger, Require::Flush(flushed));
         rig.proxy.set(Plan::Pass);
@@ -136,7 +136,7 @@ fn a_difference_nobody_captured_is_found_named_and_mended() {
     file.write_all_at(b"changed where nobody looks", at).unwrap();
     let load = rig.load(Settings { rate: 200, ..Settings::default() });
     let found = rig.site.cli(&["verify", SERVER]);
-    drop(load.stop());
+    let _ = load.stop();
     assert_eq!(found.code, 6, "{}{}", found.stdout, found.stderr);
     let told = &rig.runtime()["verify"];
     let named = told["different"].as_array().unwrap();
