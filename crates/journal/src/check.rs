@@ -105,22 +105,30 @@ fn affected(shared: &Shared, damage: Vec<Damage>) -> Result<Vec<Finding>, Journa
 
 /// The record with which everything that `lost` may have held is written again. `None`: not yet.
 fn healed_at(shared: &Shared, lost: &Damage) -> Result<Option<Seq>, JournalError> {
-    let (durable, disks) = {
+    let (durable, disks, announced) = {
         let state = shared.state.read();
-        (state.durable, state.disks_at(state.durable))
+        let disks = state.disks_at(state.durable);
+        // A disk cannot be opened before the first announcement of it that is left.
+        let first = |d: &DiskInfo| state.disks.iter().find(|c| c.disk == d.disk).map(|c| c.seq);
+        let announced = disks.iter().filter_map(first).max();
+        (state.durable, disks, announced)
     };
+    // Disks are numbered from 0 without a gap, so one that is missing was announced in what is lost.
+    let gap = disks.is_empty() || disks.iter().enumerate().any(|(n, d)| usize::from(d.disk.0) != n);
     // Reading an index may find more damage, which is known from then on; then it is looked at again.
     for _ in 0..RETRIES {
         let whole = |d: &DiskInfo| (d.disk, Missing::new(0, d.size));
         let mut missing: BTreeMap<DiskId, Missing> = disks.iter().map(whole).collect();
-        let mut healed = None;
+        let (mut healed, mut hidden, mut indexed) = (None, gap, false);
         // From the start: a fold drops only what later records cover, so what covers the loss is there.
         let read = shared.history(None, Seq::ZERO, durable, |_, e| {
             let (offset, len, _) = effect(&e);
+            hidden |= !disks.iter().any(|d| d.disk == e.disk);
             if e.seq <= lost.last {
                 // An index still knows what the one record was.
                 if e.seq == lost.first && lost.first == lost.last {
                     missing = BTreeMap::from([(e.disk, Missing::new(offset, len))]);
+                    indexed = true;
                 }
                 return;
             }
@@ -132,7 +140,9 @@ fn healed_at(shared: &Shared, lost: &Damage) -> Result<Option<Seq>, JournalError
             }
         });
         match read {
-            Ok(_) => return Ok(healed),
+            Ok(_) if indexed => return Ok(healed),
+            Ok(_) if hidden => return Ok(None),
+            Ok(_) => return Ok(healed.map(|h| announced.map_or(h, |a| h.max(a)))),
             Err(PointError::Journal(e)) => return Err(e),
             Err(_) => {}
         }

@@ -47,7 +47,7 @@ pub struct PointDevice {
 impl PointDevice {
     /// A disk after record `seq`.
     pub(crate) fn open(shared: Arc<Shared>, disk: DiskId, seq: Seq) -> Result<Self, PointError> {
-        let mut map = Map::load(&shared, disk, Seq::ZERO, seq)?;
+        let mut map = Map::load_known(&shared, disk, seq)?;
         if let Some(damage) = map.damage.take()
             && !map.forget_before_damage()
         {
@@ -58,19 +58,10 @@ impl PointDevice {
 
     /// The same, and what damage took is an error where it is read.
     pub(crate) fn open_known(shared: Arc<Shared>, disk: DiskId, seq: Seq) -> Result<Self, PointError> {
-        for _ in 0..RETRIES {
-            match Map::load(&shared, disk, Seq::ZERO, seq) {
-                Ok(mut map) => {
-                    let whole = map.damage.is_none() || map.forget_before_damage();
-                    let below = if whole { Below::Zeros } else { Below::Lost };
-                    return map.device(shared, disk, seq, below);
-                }
-                // Damage that only reading found; it is known now.
-                Err(PointError::Damaged(_)) => {}
-                Err(e) => return Err(e),
-            }
-        }
-        Err(PointError::UnknownDisk { disk })
+        let mut map = Map::load_known(&shared, disk, seq)?;
+        let whole = map.damage.is_none() || map.forget_before_damage();
+        let below = if whole { Below::Zeros } else { Below::Lost };
+        map.device(shared, disk, seq, below)
     }
 
     /// What follows `below` up to record `seq`, over it.
@@ -256,6 +247,18 @@ struct Map {
 }
 
 impl Map {
+    /// From the start, with all damage that reading finds: the point may not need what is lost.
+    fn load_known(shared: &Shared, disk: DiskId, upto: Seq) -> Result<Self, PointError> {
+        for _ in 0..RETRIES {
+            match Self::load(shared, disk, Seq::ZERO, upto) {
+                // Only reading found it; it is known now.
+                Err(PointError::Damaged(_)) => {}
+                other => return other,
+            }
+        }
+        Self::load(shared, disk, Seq::ZERO, upto)
+    }
+
     fn load(shared: &Shared, disk: DiskId, from: Seq, upto: Seq) -> Result<Self, PointError> {
         let (size, damage) = {
             let state = shared.state.read();

@@ -96,3 +96,53 @@ fn a_disk_that_was_sent_again_in_pieces_is_whole() {
     assert_eq!(finding.points, Some((ids[1], ids[3])), "the first is before it, the last needs it no more");
     source.never_wrong(&reader);
 }
+
+/// Without its announcement nobody knows how large a disk is, whatever else is there.
+#[test]
+fn a_lost_announcement_of_a_disk_is_named_for_every_point_without_another() {
+    for lost in [0, 1] {
+        let mut rig = Rig::new();
+        rig.config.segment_bytes = 1 << 20;
+        let mut journal = rig.open();
+        let mut source = Source::new(3);
+        source.disk(0, DISK).disk(1, DISK).zero(0, 0, DISK).zero(1, 0, DISK).barrier().send(&mut journal);
+        drop(journal);
+        let name = rig.names(".seg").remove(0);
+        rig.storage.tamper(&name, |b| b[128 + lost * 80 + 37] ^= 1);
+        let (mut journal, report) = rig.try_open().unwrap();
+        assert_eq!(report.damage.len(), 1, "{report:?}");
+        let reader = journal.reader();
+        source.write(1 - lost as u16, 0, &[2; 300]).barrier().send(&mut journal);
+        let ids: Vec<_> = source.points.iter().map(|(id, _)| *id).collect();
+        let hidden = DiskId(lost as u16);
+        for id in &ids {
+            assert!(matches!(reader.open_point(*id, hidden), Err(PointError::Damaged(_))), "{id}");
+        }
+        let [finding] = &reader.check(true).unwrap().findings[..] else { panic!("one damage") };
+        assert_eq!(finding.points, Some((ids[0], ids[1])), "disk {lost}");
+
+        source.disk(lost as u16, DISK).barrier().send(&mut journal);
+        let ids: Vec<_> = source.points.iter().map(|(id, _)| *id).collect();
+        let [finding] = &reader.check(true).unwrap().findings[..] else { panic!("one damage") };
+        assert_eq!(finding.points, Some((ids[0], ids[1])), "announced again: disk {lost}");
+        reader.open_point(ids[2], hidden).unwrap();
+        source.never_wrong(&reader);
+    }
+}
+
+#[test]
+fn damage_that_opening_a_point_finds_does_not_count_where_it_is_healed() {
+    let rig = Rig::new();
+    let mut journal = rig.open();
+    let mut source = Source::new(4);
+    source.disk(0, DISK).disk(1, DISK).write(0, 0, &[1; 300]).barrier();
+    source.zero(0, 0, DISK).write(0, 10, &[3; 20]).barrier().send(&mut journal);
+    source.random(40).barrier().send(&mut journal);
+    let (segment, index) = (rig.names(".seg").remove(0), rig.names(".idx").remove(0));
+    rig.storage.tamper(&index, |b| *b.last_mut().unwrap() ^= 1);
+    rig.storage.tamper(&segment, |b| b[128 + 2 * 80 + 70] ^= 1);
+    let (id, image) = &source.points[1];
+    let device = journal.reader().open_point(*id, DiskId(0)).unwrap();
+    assert!(crate::testing::read_all(&device).unwrap() == image[&DiskId(0)]);
+    assert!(matches!(journal.reader().open_point(source.points[0].0, DiskId(0)), Err(PointError::Damaged(_))));
+}

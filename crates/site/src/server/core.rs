@@ -246,7 +246,12 @@ impl ServerCore {
             let m = format!("the stream is of epoch {epoch}; the site is at epoch {}", self.journal.epoch());
             return Err(No::new(RefuseCode::StaleEpoch, m));
         }
-        let known: Vec<u64> = self.journal.disks().iter().map(|d| d.size).collect();
+        let stored = self.journal.disks();
+        let mut known = vec![0; stored.last().map_or(0, |d| usize::from(d.disk.0) + 1)];
+        for d in &stored {
+            // One whose announcement was lost stays 0: any size is right.
+            known[usize::from(d.disk.0)] = d.size;
+        }
         let durable = self.journal.durable_seq();
         let receiver = Receiver::new(epoch, durable, disks, &known)
             .map_err(|e| No::new(RefuseCode::Disks, e.to_string()))?;
@@ -256,7 +261,7 @@ impl ServerCore {
         let mut same_writer = writer == Some(instance);
         let mut follows = lineage.iter().take(MAX_LINEAGE).any(|earlier| writer == Some(*earlier));
         let version = lifeboat_replicate::message::VERSION;
-        if !self.sound() {
+        if !self.sound(disks.len()) {
             // Something is lost here that the agent believes safe: it has to compare everything.
             (same_writer, follows) = (false, false);
         }
@@ -264,13 +269,12 @@ impl ServerCore {
         Ok((Welcome { version, durable: durable.0, has_content, same_writer, follows, branch }, receiver))
     }
 
-    /// Whether everything up to now can be read back, as far as is known without reading it.
-    fn sound(&self) -> bool {
+    /// Whether everything up to now can be read back, as far as is known without reading it. Of damage may also be that a
+    /// disk is not known any more, so it is the agent who says how many there are.
+    fn sound(&self, disks: usize) -> bool {
         let damaged = self.cell.reader.usage().damaged > 0;
-        let whole = |d: &lifeboat_journal::DiskInfo| {
-            self.cell.reader.open_at(d.disk, self.journal.durable_seq()).is_ok()
-        };
-        !damaged || self.journal.disks().iter().all(whole)
+        let whole = |n| self.cell.reader.open_at(DiskId(n), self.journal.durable_seq()).is_ok();
+        !damaged || (0..disks as u16).all(whole)
     }
 
     /// Whoever sends records is their writer from the first on, and not before: an agent first makes sure that its tracking

@@ -263,6 +263,32 @@ fn the_writer_is_known_by_its_process_also_after_a_restart() {
     assert!(!same(&mut w, 1), "another wrote meanwhile");
 }
 
+/// Failure 6: rot took the announcement of the disk, so that the journal does not know of it.
+#[test]
+fn an_agent_whose_disk_the_journal_has_forgotten_sends_everything_again() {
+    let mut w = World::new();
+    let (_, mut p) = w.hello(1, 1, 8).expect("welcome");
+    let last = w.records(&mut p, vec![announce(), data(0, 1, 512), barrier()]);
+    w.acked(&mut p, last);
+    w.wait("the worker goes on", w.cell.stop());
+    let rotten = w.storage.after_kill();
+    let name = lifeboat_block::storage::Storage::list(&rotten).expect("names");
+    let name = name.into_iter().find(|n| n.ends_with(".seg")).expect("a segment");
+    // The epoch's record and it.
+    rotten.tamper(&name, |b| [37, 80 + 37].into_iter().for_each(|at| b[128 + at] ^= 1));
+    let index = name.replace(".seg", ".idx");
+    let _ = lifeboat_block::storage::Storage::remove(&rotten, &index);
+    w.storage = rotten;
+    w.cell = open_cell(&w.storage, &w.own, &w.clock);
+    assert!(w.cell.reader.disks().is_empty(), "the story is about a lost announcement");
+    let (welcome, mut p) = w.hello(1, 1, 8).expect("welcome");
+    assert!(!welcome.same_writer && !welcome.follows, "what it believes safe is not");
+    let rest = SIZE as usize - 512;
+    let last = w.records(&mut p, vec![announce(), data(0, 2, 512), data(512, 3, rest), barrier()]);
+    w.acked(&mut p, last);
+    assert_eq!((w.latest()[0], w.latest()[512]), (2, 3));
+}
+
 /// Failure 13.
 #[test]
 fn an_old_session_and_repeated_records_change_nothing() {
