@@ -179,7 +179,13 @@ async fn stream_session(
         same_writer: welcome.same_writer,
         follows: welcome.follows,
     };
-    stream.with_sender(|s| s.connected(now, &welcomed));
+    stream.with_sender(|s| {
+        s.connected(now, &welcomed);
+        if welcome.branch {
+            s.on_branch();
+        }
+    });
+    stream.welcomed(name);
     tracing::info!(%server, durable = welcome.durable, branch = welcome.branch, "stream connected");
     let (mut reader, mut writer) = tokio::io::split(tls);
     tokio::select! {
@@ -234,10 +240,12 @@ async fn write_stream(
             let ping = stream.with_ping();
             writer.write_all(&ping).await.map_err(ShellError::from)?;
         }
+        let frame = stream.next_frame();
+        // After it was taken: none leaves under a name that is not ours any more.
         if stream.names().0 != name {
             return Err(SessionError::Protocol("tracking is of no use any more; under another name".into()));
         }
-        match stream.next_frame() {
+        match frame {
             Some(FrameBytes::Memory(frame)) => {
                 writer.write_all(&frame).await.map_err(ShellError::from)?;
                 continue;

@@ -36,6 +36,7 @@ struct Place {
     offset: u64,
     /// Sealed length.
     len: u32,
+    nonce: u64,
 }
 
 /// See the module's text.
@@ -47,6 +48,8 @@ pub struct Spool {
     /// Places of frames from number `first` on.
     places: VecDeque<Place>,
     first: u64,
+    /// Never the same twice under one key, also where a write failed.
+    next_nonce: u64,
 }
 
 /// A sealed frame that is still to be read.
@@ -77,12 +80,13 @@ impl Spool {
             next_segment: 0,
             places: VecDeque::new(),
             first: 0,
+            next_nonce: 0,
         })
     }
 
-    fn nonce(id: u64) -> Nonce {
+    fn nonce(number: u64) -> Nonce {
         let mut nonce = [0; NONCE_LEN];
-        nonce[..8].copy_from_slice(&id.to_le_bytes());
+        nonce[..8].copy_from_slice(&number.to_le_bytes());
         Nonce::assume_unique_for_key(nonce)
     }
 
@@ -93,8 +97,10 @@ impl Spool {
     pub fn write(&mut self, frame: &[u8]) -> io::Result<Slot> {
         let id = self.first + self.places.len() as u64;
         let mut sealed = frame.to_vec();
+        let nonce = self.next_nonce;
+        self.next_nonce += 1;
         self.key
-            .seal_in_place_append_tag(Self::nonce(id), Aad::from(id.to_le_bytes()), &mut sealed)
+            .seal_in_place_append_tag(Self::nonce(nonce), Aad::from(id.to_le_bytes()), &mut sealed)
             .map_err(|_| io::Error::other("a frame could not be sealed"))?;
         let len = u32::try_from(sealed.len()).map_err(io::Error::other)?;
         self.check_room()?;
@@ -108,7 +114,7 @@ impl Spool {
         }
         let Some(segment) = self.segments.back_mut() else { return Err(io::ErrorKind::NotFound.into()) };
         segment.file.write_all_at(&sealed, segment.len)?;
-        self.places.push_back(Place { segment: segment.number, offset: segment.len, len });
+        self.places.push_back(Place { segment: segment.number, offset: segment.len, len, nonce });
         segment.len += sealed.len() as u64;
         Ok(Slot { id, len: frame.len() })
     }
@@ -142,8 +148,8 @@ impl Spool {
     ///
     /// # Errors
     /// What the system reports; `InvalidData` when it is not what was written.
-    pub fn open_sealed(&self, id: u64, mut sealed: Vec<u8>) -> io::Result<Bytes> {
-        let opened = self.key.open_in_place(Self::nonce(id), Aad::from(id.to_le_bytes()), &mut sealed);
+    pub fn open_sealed(&self, (id, nonce): (u64, u64), mut sealed: Vec<u8>) -> io::Result<Bytes> {
+        let opened = self.key.open_in_place(Self::nonce(nonce), Aad::from(id.to_le_bytes()), &mut sealed);
         let len = opened
             .map_err(|_| io::Error::new(io::ErrorKind::InvalidData, "a spooled frame is damaged"))?
             .len();
@@ -170,14 +176,14 @@ impl Spool {
 }
 
 impl Sealed {
-    /// The sealed bytes, for [`Spool::open_sealed`].
+    /// The frame's number and nonce and its sealed bytes, for [`Spool::open_sealed`].
     ///
     /// # Errors
     /// What the system reports.
-    pub fn read(&self) -> io::Result<(u64, Vec<u8>)> {
+    pub fn read(&self) -> io::Result<((u64, u64), Vec<u8>)> {
         let mut bytes = vec![0; self.place.len as usize];
         self.file.read_exact_at(&mut bytes, self.place.offset)?;
-        Ok((self.id, bytes))
+        Ok(((self.id, self.place.nonce), bytes))
     }
 }
 

@@ -22,7 +22,7 @@ use lifeboat_replicate::sender::{
 use lifeboat_replicate::wire::hash_block;
 use parking_lot::{Condvar, Mutex, MutexGuard};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::thread::JoinHandle;
 use std::time::Duration;
 use tokio::sync::Notify;
@@ -110,6 +110,8 @@ pub struct Stream {
     spool: Mutex<Option<Spool>>,
     /// This process's name at the site, and those before it; another name means that tracking is not to be believed.
     names: Mutex<(u64, Vec<u64>)>,
+    /// The name the site knows this process by.
+    welcomed: AtomicU64,
     source: Mutex<Source>,
     trouble: Mutex<Option<Trouble>>,
     stop: AtomicBool,
@@ -140,13 +142,14 @@ impl Stream {
             tracking: settings.tracking,
             spool: Mutex::new(settings.spool),
             names: Mutex::new((settings.instance, settings.lineage)),
+            welcomed: AtomicU64::new(0),
             source: Mutex::new(None),
             trouble: Mutex::new(None),
             stop: AtomicBool::new(false),
         })
     }
 
-    /// Starts the encoder and the sync thread; they end after [`stop`](Self::stop).
+    /// Starts the encoder, the sync thread and the keeper; they end after [`stop`](Self::stop).
     ///
     /// # Errors
     /// When the system has no thread to give.
@@ -161,11 +164,13 @@ impl Stream {
 
     pub fn stop(&self) {
         self.stop.store(true, Ordering::SeqCst);
-        let _sender = self.sender.lock();
+        let sender = self.sender.lock();
         self.encoder_wake.notify_all();
         self.sync_wake.notify_all();
         self.confirm_wake.notify_all();
         self.hold_over.notify_all();
+        drop(sender);
+        let _pausing = self.pausing.lock();
         self.pause_over.notify_all();
         self.writer_wake.notify_one();
     }
@@ -272,6 +277,33 @@ impl Stream {
     /// This process's name for the site, and the names of those whose unacknowledged writes tracking covers.
     pub fn names(&self) -> (u64, Vec<u64>) {
         self.names.lock().clone()
+    }
+
+    /// Whether a source is attached.
+    pub fn attached(&self) -> bool {
+        self.source.lock().is_some()
+    }
+
+    /// The site has welcomed this process under a name.
+    pub fn welcomed(&self, name: u64) {
+        self.welcomed.store(name, Ordering::SeqCst);
+    }
+
+    /// Waits until no later process can believe a write-intent log that broke.
+    pub fn await_void(&self, patience: Duration) -> bool {
+        let Some(tracking) = &self.tracking else { return true };
+        let begun = self.clock.monotonic();
+        while !tracking.may_write() {
+            let known = self.welcomed.load(Ordering::SeqCst) == self.names.lock().0;
+            if known && self.sender.lock().has_written() {
+                tracking.make_void();
+            } else if self.stopped() || self.clock.monotonic().saturating_sub(begun) >= patience {
+                return false;
+            } else {
+                self.pause(GATHER);
+            }
+        }
+        true
     }
 
     /// The write-intent log cannot be kept: from now on this process has a name that the log does not know, so that no
@@ -485,15 +517,26 @@ impl Stream {
             let released = sender.spool_released();
             drop(sender);
             self.release_spool(released);
+            self.note_found();
             self.promote();
             let now = self.clock.monotonic();
             if now.saturating_sub(last) >= ROTATE_EVERY {
                 last = now;
-                if let Some(tracking) = &self.tracking {
+                if let Some(tracking) = self.tracking.as_ref().filter(|_| self.attached()) {
                     // Its failure is told once, by the log itself.
                     let _ = tracking.beat(self.clock.wall(), false);
                 }
                 self.rotate();
+            }
+        }
+    }
+
+    /// What verification found is to be compared also by whoever comes after a crash.
+    fn note_found(&self) {
+        let found = self.sender.lock().take_found();
+        for (disk, offset, len) in found {
+            if let Some(Err(e)) = self.tracking.as_ref().map(|t| t.suspect(disk, offset, len)) {
+                tracing::warn!("a difference found is not noted for a restart: {e}");
             }
         }
     }

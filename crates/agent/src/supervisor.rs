@@ -20,7 +20,7 @@ use crate::tracking::{Found, TrackSpec, Tracking};
 use anyhow::{Context, Result, bail, ensure};
 use lifeboat_api::types::CaptureSpec;
 use lifeboat_base::limits::{MAX_DISK, MAX_DISKS};
-use lifeboat_base::{Clock, Epoch, ServerId, WallTime};
+use lifeboat_base::{Clock, Epoch, ServerId};
 use lifeboat_block::storage::{DirStorage, Storage};
 use lifeboat_replicate::message::{
     Assignment, Assignments, Disk, Failure, Phase, Probe, ProbeResult, Report, ServerReport,
@@ -35,7 +35,7 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
 use tokio::runtime::Handle;
-use unit::Unit;
+use unit::{Retiring, Unit};
 
 /// How long a splitter waits before it tries again to serve.
 const RETRY: Duration = Duration::from_secs(2);
@@ -51,6 +51,8 @@ pub struct Supervisor {
     rates: HashMap<ServerId, Rate>,
     streams: Arc<Streams>,
     tracks: Arc<dyn Storage>,
+    /// What still goes out of captures that were taken away.
+    retiring: Vec<Retiring>,
 }
 
 /// What a capture works with.
@@ -74,6 +76,11 @@ impl Supervisor {
     pub fn new(link: Link, clock: Arc<dyn Clock>, runtime: Handle, streams: Arc<Streams>) -> Result<Self> {
         let dir = link.identity.dir().join("track");
         let tracks = DirStorage::new(&dir).with_context(|| format!("cannot make {}", dir.display()))?;
+        let spools = link.identity.dir().join("spool");
+        if spools.exists() {
+            // Of no use to anybody: their keys are gone.
+            fs::remove_dir_all(&spools).with_context(|| format!("cannot empty {}", spools.display()))?;
+        }
         Ok(Self {
             link,
             clock,
@@ -83,7 +90,12 @@ impl Supervisor {
             rates: HashMap::new(),
             streams,
             tracks: Arc::new(tracks),
+            retiring: Vec::new(),
         })
+    }
+
+    fn spools(&self) -> PathBuf {
+        self.link.identity.dir().join("spool")
     }
 
     fn cache(&self) -> PathBuf {
@@ -126,13 +138,18 @@ impl Supervisor {
             if let Some(unit) = self.units.remove(&id) {
                 tracing::info!(server = unit.assignment.name, "capture stops");
                 self.streams.remove(id);
-                if let Err(e) = Tracking::remove(&*self.tracks, id) {
-                    tracing::warn!("the tracking log cannot be removed: {e}");
-                }
-                unit.retire();
+                self.forget(id);
+                self.retiring.extend(unit.retire());
             }
         }
-        self.broken.clear();
+        for (a, _) in std::mem::take(&mut self.broken) {
+            if let Ok(id) = ServerId::from_slice(&a.server)
+                && !wanted.contains_key(&id)
+            {
+                self.forget(id);
+            }
+        }
+        self.retiring.retain(|r| !r.is_over());
         for (id, a) in wanted {
             if !self.units.contains_key(&id) {
                 tracing::info!(server = a.name, epoch = a.epoch, "capture starts");
@@ -147,11 +164,24 @@ impl Supervisor {
         }
     }
 
-    fn start(&self, id: ServerId, assignment: Assignment) -> Result<Unit> {
+    /// Nothing is known any more of a server that is not assigned here.
+    fn forget(&self, id: ServerId) {
+        if let Err(e) = Tracking::remove(&*self.tracks, id) {
+            tracing::warn!("the tracking log cannot be removed: {e}");
+        }
+    }
+
+    fn start(&mut self, id: ServerId, assignment: Assignment) -> Result<Unit> {
+        // One stream at a time in one reign: two would give the same numbers to different records.
+        let (before, others) = std::mem::take(&mut self.retiring)
+            .into_iter()
+            .partition(|r: &Retiring| r.is_of(id, assignment.epoch));
+        self.retiring = others;
+        before.into_iter().for_each(Retiring::end);
         let spec: CaptureSpec = serde_json::from_str(&assignment.capture)
             .context("the assignment's capture is not understood")?;
         check_disks(&assignment, &spec)?;
-        let (settings, found) = self.stream_settings(id, &assignment, &spec);
+        let (settings, found) = self.stream_settings(id, &assignment, &spec)?;
         let stream = Stream::new(Arc::clone(&self.clock), settings);
         let state = Arc::new(StateCell::default());
         let stop = Arc::new(StopFlag::default());
@@ -192,35 +222,35 @@ impl Supervisor {
         id: ServerId,
         assignment: &Assignment,
         spec: &CaptureSpec,
-    ) -> (StreamSettings, Found) {
-        let replication = unit::replication(assignment);
+    ) -> Result<(StreamSettings, Found)> {
+        let replication = unit::replication(assignment)?;
         let track = TrackSpec {
             server: id,
             epoch: Epoch(assignment.epoch),
             sizes: assignment.disks.iter().map(|d| d.size).collect(),
             intents: matches!(spec, CaptureSpec::Splitter { .. }),
         };
-        let (tracking, mut found) = match Tracking::open(&*self.tracks, &track, &*self.link.entropy) {
+        let (tracking, found) = match Tracking::open(&*self.tracks, &track, &*self.link.entropy) {
             Ok((tracking, found)) => (Some(tracking), found),
             Err(e) => {
                 tracing::error!("no tracking: {e}; after a restart of this agent everything is compared");
-                let _ = Tracking::remove(&*self.tracks, id);
+                if let Err(e) = Tracking::remove(&*self.tracks, id) {
+                    // An old log that a later process would believe, while this one keeps none: not so.
+                    return Err(
+                        anyhow::anyhow!(e).context("the old tracking log can neither be used nor removed")
+                    );
+                }
                 (None, Found::nothing())
             }
         };
-        if let CaptureSpec::Splitter { paths, .. } = spec
-            && let Some(path) = paths.iter().find(|p| changed_since(p, found.until))
-        {
-            tracing::warn!("{path} was changed while no agent served it; everything is compared");
-            found.distrust();
-        }
-        let dir = self.link.identity.dir().join("spool").join(id.to_string());
+        let dir = self.spools().join(format!("{id}-{}", assignment.epoch));
         let spool = Spool::open(&dir, &*self.link.entropy)
             .inspect_err(|e| tracing::error!("no spool: {e}; a link that is down costs points sooner"));
         let settings = StreamSettings {
             epoch: track.epoch,
             sizes: track.sizes,
-            instance: self.link.instance,
+            // Its own: a stream that is still retiring is another writer.
+            instance: self.link.entropy.next_u64(),
             lineage: found.lineage.clone(),
             policy: unit::policy(&replication),
             armed: found.armed,
@@ -228,7 +258,7 @@ impl Supervisor {
             spool: spool.ok(),
             spool_bytes: replication.spool_bytes,
         };
-        (settings, found)
+        Ok((settings, found))
     }
 
     fn capture(
@@ -283,6 +313,7 @@ impl Supervisor {
                     tls,
                     tracking: stream.tracking().cloned(),
                     found: found.suspects,
+                    until: found.until,
                 };
                 Ok((
                     thread.spawn(move || serve_splitter(&settings, &stream, &clock, &state, &stop))?,
@@ -356,6 +387,7 @@ impl Supervisor {
 
     /// Detaches everything, leaving nothing in any machine but the bitmaps by which the next process knows what it missed.
     pub fn stop_all(&mut self) {
+        std::mem::take(&mut self.retiring).into_iter().for_each(Retiring::end);
         for (id, unit) in self.units.drain() {
             self.streams.remove(id);
             unit.stop();
@@ -371,13 +403,6 @@ fn phase(p: sender::Phase) -> Phase {
         sender::Phase::Resync => Phase::Resync,
         sender::Phase::Live => Phase::Live,
     }
-}
-
-/// Whether a file was changed after `until`; of devices that is not known.
-fn changed_since(path: &str, until: WallTime) -> bool {
-    let Ok(meta) = fs::metadata(path) else { return false };
-    let changed = meta.modified().ok().and_then(|t| t.duration_since(std::time::UNIX_EPOCH).ok());
-    meta.is_file() && changed.is_some_and(|c| c.as_nanos() > u128::from(until.0))
 }
 
 /// The site is trusted, and still not to make this process ask for more memory than there is.

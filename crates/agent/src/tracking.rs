@@ -7,8 +7,8 @@
 //!   source has been flushed since, nothing of it is dirty, and no write is under way in it.
 //! - A source that was changed after the last sign of life of the process before was changed by somebody else.
 //! - Every doubt suspects: a page that does not check out suspects all its regions, a log that does not fit the server
-//!   suspects everything. A log that cannot be written is left aside for good: the stream takes another name then,
-//!   so that no later process believes it.
+//!   suspects everything. A log that cannot be written is erased. Where even that fails, the stream takes another name, and until
+//!   the site knows that name nothing is written to the source.
 //!
 //! ```text
 //! file    | header, two slots of 4096 | pages of 4096, disk after disk |
@@ -86,6 +86,10 @@ struct State {
     /// Somebody is writing the file.
     writing: bool,
     broken: Option<String>,
+    /// No later process will believe it.
+    void: bool,
+    /// How often everything was suspected: what was found out before does not count after.
+    restarts: u64,
 }
 
 /// See the module's text.
@@ -185,6 +189,8 @@ impl Tracking {
             pages: BTreeSet::new(),
             writing: false,
             broken: None,
+            void: false,
+            restarts: 0,
         };
         Arc::new(Self { file, state: Mutex::new(state), written: Condvar::new() })
     }
@@ -207,18 +213,23 @@ impl Tracking {
         let mut state = self.state.lock();
         let range = state.disks.get(usize::from(disk.0)).map_or((0, 0), |d| d.range(offset, len));
         let range = (disk.0, range.0, range.1);
+        self.mark(&mut state, range);
+        state.under_way.push(range);
+        drop(state);
+        Intent { tracking: Arc::clone(self), range }
+    }
+
+    /// Has the regions marked on stable storage, unless the log breaks.
+    fn mark(&self, state: &mut MutexGuard<'_, State>, range: (u16, u64, u64)) {
         state.touch(range);
         while state.broken.is_none() && !state.is_persisted(range) {
             state.want_ahead(range);
             if state.writing {
-                self.written.wait(&mut state);
+                self.written.wait(state);
             } else {
-                self.write_pages(&mut state);
+                self.write_pages(state);
             }
         }
-        state.under_way.push(range);
-        drop(state);
-        Intent { tracking: Arc::clone(self), range }
     }
 
     /// Writes the pages that have new marks and waits for them to be stable. The lock is free meanwhile; whoever needs
@@ -240,7 +251,7 @@ impl Tracking {
                     disk.persisted(snapshot);
                 }
             }
-            Err(e) => state.break_off(&e),
+            Err(e) => self.break_off(state, &e),
         }
         self.written.notify_all();
     }
@@ -259,6 +270,7 @@ impl Tracking {
                 lineage.truncate(MAX_LINEAGE);
             }
             Settle::SuspectAll => {
+                state.restarts += 1;
                 if state.header.intents {
                     for i in 0..state.disks.len() {
                         let pages = state.disks[i].mark_all();
@@ -315,12 +327,15 @@ impl Tracking {
     }
 
     /// Remembers a number for the capture, and that the site has everything up to `floor`, this process's
-    /// records among it.
+    /// records among it. Found out when [`restarts`](Self::restarts) was as given.
     ///
     /// # Errors
-    /// As [`rotate`](Self::rotate).
-    pub fn keep_base(&self, base: u64, floor: Seq) -> io::Result<()> {
+    /// As [`rotate`](Self::rotate), and when everything has become suspect since.
+    pub fn keep_base(&self, base: u64, floor: Seq, restarts: u64) -> io::Result<()> {
         let mut state = self.lock_for_writing()?;
+        if state.restarts != restarts {
+            return Err(io::Error::other("everything has become suspect meanwhile"));
+        }
         state.header.base = base;
         state.header.floor = state.header.floor.max(floor.0);
         state.header.lineage.truncate(1);
@@ -393,6 +408,53 @@ impl Tracking {
         }
     }
 
+    /// The log is of no use any more, and a later process must not believe it. The lock is free meanwhile.
+    fn break_off(&self, state: &mut MutexGuard<'_, State>, e: &io::Error) {
+        tracing::error!("the tracking log cannot be written: {e}; after a restart all will be compared");
+        state.writing = true;
+        let void = MutexGuard::unlocked(state, || {
+            write_all(&*self.file, &[0; 2 * PAGE], 0).and_then(|()| self.file.sync()).is_ok()
+        });
+        state.writing = false;
+        state.void = void;
+        state.broken = Some(e.to_string());
+        if !void {
+            tracing::error!("nor can it be erased: the source is not written to before the site knows of it");
+        }
+    }
+
+    /// Whether a write may go to the source: its mark is on stable storage, or no later process believes the log.
+    pub fn may_write(&self) -> bool {
+        let state = self.state.lock();
+        state.broken.is_none() || state.void
+    }
+
+    /// The site knows this process by a name the log does not have: it is void.
+    pub fn make_void(&self) {
+        self.state.lock().void = true;
+    }
+
+    /// Changes whenever everything becomes suspect.
+    pub fn restarts(&self) -> u64 {
+        self.state.lock().restarts
+    }
+
+    /// The range may differ, whoever changed it: it is compared again by the next process too.
+    ///
+    /// # Errors
+    /// As [`rotate`](Self::rotate).
+    pub fn suspect(&self, disk: DiskId, offset: u64, len: u64) -> io::Result<()> {
+        let mut state = self.lock_for_writing()?;
+        if state.header.intents {
+            let range = state.disks.get(usize::from(disk.0)).map_or((0, 0), |d| d.range(offset, len));
+            self.mark(&mut state, (disk.0, range.0, range.1));
+            return Ok(());
+        }
+        state.restarts += 1;
+        state.header.base = 0;
+        self.write_header(&mut state)
+    }
+
     fn write_header(&self, state: &mut MutexGuard<'_, State>) -> io::Result<()> {
         state.header.count += 1;
         let slot = 1 - state.slot;
@@ -406,7 +468,7 @@ impl Tracking {
         self.written.notify_all();
         match done {
             Ok(()) => state.slot = slot,
-            Err(ref e) => state.break_off(e),
+            Err(ref e) => self.break_off(state, e),
         }
         done
     }
@@ -430,11 +492,6 @@ impl State {
             let pages = d.want(first, if along { last + AHEAD } else { last });
             self.pages.extend(pages);
         }
-    }
-
-    fn break_off(&mut self, e: &io::Error) {
-        tracing::error!("the tracking log cannot be written: {e}; after a restart all will be compared");
-        self.broken = Some(e.to_string());
     }
 }
 

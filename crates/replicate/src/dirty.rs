@@ -84,6 +84,26 @@ impl DirtyMap {
         offset < end && (offset / B..end.div_ceil(B)).all(|b| self.get(b))
     }
 
+    /// Whether any block the byte range touches is dirty. Looks at no block outside it.
+    pub fn any(&self, offset: u64, len: u64) -> bool {
+        let end = offset.saturating_add(len).min(self.size);
+        if self.count == 0 || offset >= end {
+            return false;
+        }
+        let (first, last) = (offset / B, end.div_ceil(B));
+        let mut block = first;
+        while block < last {
+            if block.is_multiple_of(64) && self.words[(block / 64) as usize] == 0 {
+                block += 64;
+            } else if self.get(block) {
+                return true;
+            } else {
+                block += 1;
+            }
+        }
+        false
+    }
+
     /// The first dirty run at or after byte `from`, as (offset, length), at most `max` bytes long,
     /// clipped to the disk's end. Searches to the end only.
     pub fn next_run(&self, from: u64, max: u64) -> Option<(u64, u64)> {

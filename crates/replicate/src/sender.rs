@@ -29,7 +29,7 @@ mod verify;
 use crate::dirty::DirtyMap;
 use crate::wire::{Ack, BlockHash, Offer};
 use bytes::Bytes;
-use lifeboat_base::limits::{AGENT_QUEUE, BARRIER_EVERY, BLOCK, CANARY_EVERY};
+use lifeboat_base::limits::{AGENT_QUEUE, AGENT_UNACKED, BARRIER_EVERY, BLOCK, CANARY_EVERY};
 use lifeboat_base::{DiskId, Epoch, Seq, WallTime};
 use lifeboat_block::BarrierKind;
 use std::collections::VecDeque;
@@ -253,6 +253,8 @@ pub struct Sender {
     /// Number of the next record; unknown before the first welcome.
     next_seq: Option<Seq>,
     connected: bool,
+    /// What is acknowledged now is kept beside the line.
+    branch: bool,
     knowledge: Knowledge,
     /// Nothing is sent until this is done.
     unsettled: Option<Settle>,
@@ -298,10 +300,13 @@ pub struct Sender {
     /// The source is lost: what was captured goes out, nothing more is read and no point is cut.
     sealed: bool,
     verify: Option<VerifyRun>,
+    /// Ranges that verification found different, until somebody has taken note.
+    found: Vec<(DiskId, u64, u64)>,
     sync_total: u64,
     sync_sent: u64,
     hashed: u64,
     limit: usize,
+    unacked: usize,
 }
 
 impl Sender {
@@ -320,6 +325,7 @@ impl Sender {
             epoch,
             next_seq: None,
             connected: false,
+            branch: false,
             knowledge: Knowledge::Nothing,
             unsettled: None,
             early: Some(Vec::new()),
@@ -351,16 +357,23 @@ impl Sender {
             ever_live: false,
             sealed: true,
             verify: None,
+            found: Vec::new(),
             sync_total: 0,
             sync_sent: 0,
             hashed: 0,
             limit: AGENT_QUEUE,
+            unacked: AGENT_UNACKED,
         }
     }
 
     /// Sets the queue's bound, in bytes; for tests.
     pub fn set_queue_limit(&mut self, bytes: usize) {
         self.limit = bytes;
+    }
+
+    /// Sets the bound of frames in memory, in bytes; for tests.
+    pub fn set_unacked_limit(&mut self, bytes: usize) {
+        self.unacked = bytes;
     }
 
     /// Sets the spool's bound, in bytes; 0 for none.

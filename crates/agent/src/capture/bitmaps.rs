@@ -105,6 +105,8 @@ impl Bitmaps {
         if self.tracking.broken().is_some() {
             return;
         }
+        // Before the ticket is judged: what makes all suspect after that makes the judgement worthless.
+        let restarts = self.tracking.restarts();
         let status = match self.ticket {
             Some(t) => stream.with_sender(|s| s.passed(t)),
             None => Passed::Lost,
@@ -113,7 +115,7 @@ impl Bitmaps {
             Passed::NotYet => return,
             Passed::Yes => {
                 let floor = stream.with_sender(|s| s.durable());
-                if self.tracking.keep_base(self.previous, floor).is_ok() {
+                if self.tracking.keep_base(self.previous, floor, restarts).is_ok() {
                     self.remove_below(qmp, disks, self.previous);
                     self.add(qmp, disks);
                 }

@@ -229,9 +229,6 @@ pub fn run(
                 // The machine's last writes are here: they are worth a moment.
                 stream.drain(GOODBYE);
                 stream.detach();
-                if stop.is_set() && !stop.leave.load(Ordering::SeqCst) {
-                    forget_bitmaps(settings);
-                }
                 match why {
                     Lost::Stopped => break,
                     Lost::MachineGone => {
@@ -246,6 +243,9 @@ pub fn run(
             Err(e) => state.set(e),
         }
         stop.wait(RETRY);
+    }
+    if !stop.leave.load(Ordering::SeqCst) {
+        forget_bitmaps(settings);
     }
     state.set(CaptureState::Stopped);
 }

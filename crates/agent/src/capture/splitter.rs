@@ -9,7 +9,7 @@ use super::{CaptureError, CaptureState, StateCell};
 use crate::stream::Stream;
 use crate::tracking::{Intent, Tracking};
 use bytes::Bytes;
-use lifeboat_base::{Clock, DiskId};
+use lifeboat_base::{Clock, DiskId, WallTime};
 use lifeboat_block::{BlockDevice, BlockError, Extent, FileDevice, ZeroMode};
 use lifeboat_nbd::server::{Export, Exports, Server, ServerSettings};
 use lifeboat_replicate::sender::Suspects;
@@ -19,6 +19,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+/// How long a write waits for the site to learn that the write-intent log is not to be believed.
+const VOID: Duration = Duration::from_secs(10);
 /// How long clients get to end when the capture stops.
 const GOODBYE: Duration = Duration::from_secs(3);
 
@@ -42,13 +44,17 @@ impl SplitDevice {
     }
 
     /// The write-intent log knows of the write before the source does.
-    fn intend(&self, offset: u64, len: u64) -> Option<Intent> {
-        let tracking = self.tracking.as_ref()?;
+    fn intend(&self, offset: u64, len: u64) -> Result<Option<Intent>, BlockError> {
+        let Some(tracking) = &self.tracking else { return Ok(None) };
         let intent = tracking.intend(self.disk, offset, len);
         if tracking.broken().is_some() {
             self.stream.disown_tracking();
+            // A log that says too little and cannot be taken back: the write waits until the site knows better.
+            if !self.stream.await_void(VOID) {
+                return Err(BlockError::Io(std::io::Error::from_raw_os_error(libc::EIO)));
+            }
         }
-        Some(intent)
+        Ok(Some(intent))
     }
 }
 
@@ -65,7 +71,7 @@ impl BlockDevice for SplitDevice {
         let len = data.len() as u64;
         lifeboat_block::device::check_range(self.size(), offset, len)?;
         let _order = self.order.lock(offset, len);
-        let _intent = self.intend(offset, len);
+        let _intent = self.intend(offset, len)?;
         match self.inner.write(offset, data.clone()) {
             Ok(()) => {
                 self.stream.write(self.disk, offset, data);
@@ -83,7 +89,7 @@ impl BlockDevice for SplitDevice {
     fn write_zeroes(&self, offset: u64, len: u64, mode: ZeroMode) -> Result<(), BlockError> {
         lifeboat_block::device::check_range(self.size(), offset, len)?;
         let _order = self.order.lock(offset, len);
-        let _intent = self.intend(offset, len);
+        let _intent = self.intend(offset, len)?;
         match self.inner.write_zeroes(offset, len, mode) {
             Ok(()) => {
                 self.stream.zero(self.disk, offset, len);
@@ -187,8 +193,18 @@ pub struct SplitterSettings {
     /// For TCP.
     pub tls: Option<Arc<rustls::ServerConfig>>,
     pub tracking: Option<Arc<Tracking>>,
-    /// What an earlier process left there.
+    /// What an earlier process left there, and until when it watched the source.
     pub found: Suspects,
+    pub until: WallTime,
+}
+
+/// Whether a file was changed, or put in its place, after `until`; of devices that is not known. What cannot be looked at was.
+fn changed_since(file: &File, until: WallTime) -> bool {
+    use std::os::unix::fs::MetadataExt;
+    let Ok(meta) = file.metadata() else { return true };
+    let nanos = |s: i64, n: i64| i128::from(s) * 1_000_000_000 + i128::from(n);
+    let changed = nanos(meta.mtime(), meta.mtime_nsec()).max(nanos(meta.ctime(), meta.ctime_nsec()));
+    meta.is_file() && changed > i128::from(until.0)
 }
 
 impl Splitter {
@@ -232,8 +248,16 @@ impl Splitter {
             exports.insert(&format!("disk{i}"), export);
         }
         let nbd = ServerSettings { tls: settings.tls.clone(), ..ServerSettings::default() };
+        let mut found = settings.found.clone();
+        if found != Suspects::All
+            && let Some(at) = locks.iter().position(|file| changed_since(file, settings.until))
+        {
+            let path = settings.paths[at].display();
+            tracing::warn!("{path} was changed while no agent served it; everything is compared");
+            found = Suspects::All;
+        }
         // Attached first: not one write may pass before the stream is ready for it.
-        stream.attach(devices, settings.found.clone());
+        stream.attach(devices, found);
         let server = match &settings.listen {
             Listen::Unix(path) => Server::listen_unix(path, exports, nbd, Arc::clone(clock)),
             Listen::Tcp(address) => Server::listen_tcp(*address, exports, nbd, Arc::clone(clock)),

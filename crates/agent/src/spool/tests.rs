@@ -52,7 +52,8 @@ fn a_changed_or_swapped_frame_is_an_error_and_nothing_is_readable() {
     let raw = fs::read(file).expect("reads");
     assert!(!raw.windows(20).any(|w| secret.windows(20).any(|s| s == w)));
     let (_, sealed_b) = spool.find(b).expect("there").read().expect("reads");
-    assert!(spool.open_sealed(a.id, sealed_b).is_err(), "another frame's bytes");
+    let (_, nonce) = spool.find(a).expect("there").read().expect("reads").0;
+    assert!(spool.open_sealed((a.id, nonce), sealed_b).is_err(), "another frame's bytes");
     let mut changed = raw;
     changed[17] ^= 1;
     fs::write(file, changed).expect("writes");

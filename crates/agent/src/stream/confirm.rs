@@ -167,7 +167,7 @@ impl Stream {
                 Ok(())
             }
             None if confirm.state != State::Synchronous => Ok(()),
-            None if degrade => {
+            None if degrade && !self.sender.lock().is_on_branch() => {
                 tracing::error!(
                     "the site did not confirm within {limit:?}: going on without it, as the policy says"
                 );
@@ -202,6 +202,7 @@ impl Stream {
                 tracing::warn!("that this server is synchronous no more cannot be remembered: {e}");
             }
         }
+        let _sender = self.sender.lock();
         self.confirm_wake.notify_all();
     }
 
@@ -229,7 +230,9 @@ impl Stream {
                 }
                 Some(Passed::NotYet) | None => {}
             }
-            if now >= deadline || self.stopped() || self.confirm.lock().state != State::Synchronous {
+            // What a branch keeps is in no line that is recovered to: no promise can be kept there.
+            let hopeless = sender.is_on_branch() || self.stopped();
+            if now >= deadline || hopeless || self.confirm.lock().state != State::Synchronous {
                 return None;
             }
             self.confirm_wake.wait_for(sender, deadline - now);

@@ -28,17 +28,3 @@ fn a_probe_that_is_not_understood_says_what_to_do() {
     let error = answer.error.expect("an error");
     assert!(error.invalid && error.hint.contains("same version"), "{error:?}");
 }
-
-/// I1: who writes to the source while no agent is there is not seen, and not overlooked.
-#[test]
-fn a_file_that_was_changed_after_the_last_sign_of_life_is_noticed() {
-    let dir = tempfile::tempdir().expect("dir");
-    let path = dir.path().join("disk.img");
-    fs::write(&path, b"content").expect("write");
-    let path = path.to_str().expect("a name");
-    let changed = fs::metadata(path).and_then(|m| m.modified()).expect("a time");
-    let changed = changed.duration_since(std::time::UNIX_EPOCH).expect("after 1970").as_nanos() as u64;
-    assert!(changed_since(path, WallTime(changed - 1)));
-    assert!(!changed_since(path, WallTime(changed)));
-    assert!(!changed_since("/dev/null", WallTime(0)), "of a device it is not known");
-}

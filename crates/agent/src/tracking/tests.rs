@@ -1,6 +1,6 @@
 use super::*;
 use lifeboat_base::SeededEntropy;
-use lifeboat_block::storage::{MemoryStorage, StorageFault};
+use lifeboat_block::storage::{MemoryStorage, StorageCall, StorageFault};
 
 const REGION: u64 = 4 << 20;
 const SIZE: u64 = 40 * REGION + 512;
@@ -114,7 +114,7 @@ fn floor_lineage_and_base_are_kept() {
     let (t, _) = open(&storage, 1);
     t.rotate(Seq(77), false, |_, _, _| false).expect("rotates");
     t.arm(true).expect("arms");
-    t.keep_base(5, Seq(80)).expect("keeps");
+    t.keep_base(5, Seq(80), t.restarts()).expect("keeps");
     drop(t);
     let storage = storage.after_power_loss();
     let (t, found) = open(&storage, 2);
@@ -279,4 +279,41 @@ fn a_log_that_was_removed_is_gone() {
     Tracking::remove(&storage, spec().server).expect("removes");
     Tracking::remove(&storage, spec().server).expect("again");
     assert_eq!(open(&storage.after_power_loss(), 2).1.suspects, Suspects::All);
+}
+
+/// I1: what was written after a log broke is on no later process's list, so none may believe the list.
+#[test]
+fn a_log_that_broke_is_believed_by_nobody() {
+    for (call, forever) in [(StorageCall::Sync, true), (StorageCall::Write, true), (StorageCall::Sync, false)]
+    {
+        let storage = MemoryStorage::new();
+        let (t, _) = open(&storage, 1);
+        clear(&t);
+        storage.fail(StorageFault { call: Some(call), nth: 1, forever, errno: libc::EIO, half: false });
+        drop(t.intend(DISK, 7 * REGION, 1));
+        assert!(t.broken().is_some());
+        // The next process finds its disk sound again.
+        storage.heal();
+        for seed in 0..8 {
+            let copy = storage.after_torn_power_loss(&SeededEntropy::new(seed));
+            let (_, found) = Tracking::open(&copy, &spec(), &SeededEntropy::new(2)).expect("opens");
+            assert!(found.suspects == Suspects::All || !t.may_write(), "{call:?}");
+        }
+        assert_eq!(t.may_write(), !forever, "{call:?}: once is enough to erase it");
+        t.make_void();
+        assert!(t.may_write());
+    }
+}
+
+/// What found a base good before everything became suspect does not make it good after.
+#[test]
+fn a_base_that_was_found_out_before_a_restart_of_the_stream_is_not_kept() {
+    let storage = MemoryStorage::new();
+    let (t, _) = open(&storage, 1);
+    let before = t.restarts();
+    t.settle(1, Settle::SuspectAll).expect("settles");
+    assert!(t.keep_base(5, Seq(80), before).is_err());
+    assert_eq!(t.base(), 0);
+    t.keep_base(5, Seq(80), t.restarts()).expect("keeps");
+    assert_eq!(t.base(), 5);
 }

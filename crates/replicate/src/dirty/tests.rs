@@ -24,6 +24,12 @@ proptest! {
         let first = reference.iter().enumerate().position(|(i, b)| *b && i as u64 >= probe / B);
         let run = map.next_run(probe, max);
         prop_assert_eq!(run.map(|r| r.0 / B), first.map(|f| f as u64));
+        let end = (probe + max).min(size);
+        let any = reference.iter().enumerate().any(|(i, b)| {
+            let (from, to) = (i as u64 * B, ((i as u64 + 1) * B).min(size));
+            *b && probe < end && from < end && probe < to
+        });
+        prop_assert_eq!(map.any(probe, max), any);
         if let Some((offset, len)) = run {
             prop_assert!(len <= max.max(B) && offset + len <= size && len > 0);
             prop_assert!(map.covers(offset, len));

@@ -2,7 +2,6 @@
 
 use super::{Batch, Frame, FrameBytes, Item, Knowledge, MAX_FRAMES, Mark, Queued, Sender, SenderError};
 use crate::wire::{Ack, Ping};
-use lifeboat_base::limits::AGENT_UNACKED;
 use lifeboat_base::{DiskId, Seq, WallTime};
 
 /// What the site's welcome says of its copy.
@@ -24,6 +23,7 @@ impl Sender {
         let Welcomed { durable, has_content, same_writer, follows } = *welcome;
         self.disconnected();
         self.connected = true;
+        self.branch = false;
         let assigned = self.next_seq;
         // Frames hold every record from `acked + 1` on, so anything from there to the last number
         // given is a place to go on from. Anywhere else, tracking is lost.
@@ -49,6 +49,18 @@ impl Sender {
             self.pop_frame();
         }
         self.acked.durable = durable;
+    }
+
+    /// The session just begun is one of an epoch that is over: what the site acknowledges now is in no line that is
+    /// recovered to, so it confirms nothing.
+    pub fn on_branch(&mut self) {
+        self.branch = true;
+        self.generation += 1;
+    }
+
+    /// See [`on_branch`](Self::on_branch).
+    pub fn is_on_branch(&self) -> bool {
+        self.branch
     }
 
     /// Frames are of no use any more: their numbers are not the stream's.
@@ -159,12 +171,12 @@ impl Sender {
             && self.queue_bytes > self.limit / 2
             && self.spooled < self.spool_limit
             && self.frames.len() < MAX_FRAMES;
-        self.frames_bytes < AGENT_UNACKED || spool
+        self.frames_bytes < self.unacked || spool
     }
 
     /// Whether a frame that is ready now belongs in the spool.
     pub fn spools(&self) -> bool {
-        self.frames_bytes >= AGENT_UNACKED && self.spool_limit > 0 && !self.spool_failed
+        self.frames_bytes >= self.unacked && self.spool_limit > 0 && !self.spool_failed
     }
 
     /// The spool cannot be written: it is left alone until it is empty.

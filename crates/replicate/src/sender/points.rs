@@ -42,7 +42,7 @@ impl Sender {
     /// A barrier behind everything captured so far, to wait for with [`passed`](Self::passed). `None` while the
     /// stream is not live.
     pub fn ticket(&mut self, now: WallTime) -> Option<Ticket> {
-        if !self.live || !self.synced() {
+        if !self.live || self.branch || !self.synced() {
             return None;
         }
         let seq = if self.unbarriered { self.barrier(now, BarrierKind::Crash)? } else { self.last_barrier };
@@ -51,7 +51,7 @@ impl Sender {
 
     /// As [`ticket`](Self::ticket), with a barrier of its own: when it has passed, the site answers now.
     pub fn fresh_ticket(&mut self, now: WallTime) -> Option<Ticket> {
-        if !self.live {
+        if !self.live || self.branch {
             return None;
         }
         let seq = self.barrier(now, BarrierKind::Crash)?;
@@ -126,7 +126,7 @@ impl Sender {
 
     /// Whether a barrier cut now would be exact, and points are offered.
     pub fn is_live(&self) -> bool {
-        self.live && self.synced()
+        self.live && !self.branch && self.synced()
     }
 
     /// The newest record acknowledged, once everything before the mark is at the site or dirty.
@@ -144,7 +144,7 @@ impl Sender {
         let end = offset.saturating_add(len);
         let pending =
             |p: &Pending| p.task.disk == disk && p.task.offset < end && offset < p.task.offset + p.task.len;
-        let dirty = |d: &DiskState| d.dirty.next_run(offset, 1).is_some_and(|(at, _)| at < end);
+        let dirty = |d: &DiskState| d.dirty.any(offset, len);
         self.disks.get(usize::from(disk.0)).is_some_and(dirty) || self.pending.iter().any(pending)
     }
 }

@@ -21,7 +21,7 @@ const TRIES: u8 = 3;
 /// Ticks between two passes over what is left.
 const PASS_TICKS: u32 = 5;
 /// Blocks in doubt at a time; when there are more, the first are judged before the rest is read.
-const MAX_DOUBTS: usize = 4096;
+pub(super) const MAX_DOUBTS: usize = 4096;
 
 /// One comparison of all disks.
 #[derive(Debug)]
@@ -98,15 +98,34 @@ impl VerifyRun {
         }
     }
 
+    /// Too much is in doubt: the next block that is, and no other. At the end of them all a moment passes.
+    fn next_doubt(&mut self) -> Option<(usize, u64, u64)> {
+        let from = (self.at.0 as u16, self.at.1 / B);
+        let mut doubts = self.doubts.range(from..).map(|(at, _)| *at);
+        let next = doubts.find(|(disk, block)| self.todo[usize::from(*disk)].any(block * B, 1));
+        let Some((disk, block)) = next else {
+            self.at = (0, 0);
+            self.rest = PASS_TICKS;
+            return None;
+        };
+        let (disk, offset) = (usize::from(disk), block * B);
+        let (_, len) = self.todo[disk].next_run(offset, B)?;
+        self.at = (disk, offset + len);
+        self.todo[disk].clear(offset, len);
+        Some((disk, offset, len))
+    }
+
     /// The next range of this pass; a pass that is over is followed by another after a moment.
     fn next_range(&mut self) -> Option<(usize, u64, u64)> {
         if self.rest > 0 {
             return None;
         }
-        let most = if self.doubts.len() >= MAX_DOUBTS { B } else { SYNC_TASK };
+        if self.doubts.len() >= MAX_DOUBTS {
+            return self.next_doubt();
+        }
         for disk in self.at.0..self.todo.len() {
             let from = if disk == self.at.0 { self.at.1 } else { 0 };
-            if let Some((offset, len)) = self.todo[disk].next_run(from, most) {
+            if let Some((offset, len)) = self.todo[disk].next_run(from, SYNC_TASK) {
                 self.at = (disk, offset + len);
                 self.todo[disk].clear(offset, len);
                 return Some((disk, offset, len));
@@ -229,8 +248,15 @@ impl Sender {
         for (offset, len) in different {
             tracing::error!(disk = u.task.disk.0, offset, len, "the copy differed from the source");
             self.suspect(u.task.disk, offset, len);
+            self.found.push((u.task.disk, offset, len));
         }
         Ok(())
+    }
+
+    /// What verification found different since this was asked last: to be noted by tracking, so that a crash before it is
+    /// mended forgets nothing.
+    pub fn take_found(&mut self) -> Vec<(DiskId, u64, u64)> {
+        std::mem::take(&mut self.found)
     }
 
     pub(super) fn verify_failed(&mut self, id: u32) {
@@ -274,4 +300,22 @@ impl Sender {
         let sizes: Vec<u64> = self.disks.iter().map(|d| d.size).collect();
         self.verify.as_ref().map(|v| v.report(&sizes))
     }
+}
+
+/// The most blocks in doubt while a disk is compared of which nothing is equal; and that it ends.
+#[cfg(test)]
+pub(super) fn most_doubts(size: u64) -> usize {
+    let mut v = VerifyRun::new(1, &[size]);
+    let mut most = 0;
+    while !v.all_compared() {
+        v.tick();
+        let Some((_, offset, len)) = v.next_range() else { continue };
+        let task = SyncTask { id: 1, disk: DiskId(0), offset, len, kind: TaskKind::Verify };
+        let blocks = len.div_ceil(B) as usize;
+        let u = UnderWay { task, touched: vec![false; blocks], offered: true };
+        v.judge(&u, &vec![true; blocks]);
+        most = most.max(v.doubts.len());
+    }
+    assert_eq!(v.different_bytes, size);
+    most
 }

@@ -142,6 +142,7 @@ fn a_disk_is_served_once_at_its_size_and_nothing_is_left_behind() {
         tls: None,
         tracking: None,
         found: Suspects::All,
+        until: WallTime(0),
     };
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
     let (run, state) = (start(&[SIZE]), StateCell::default());
@@ -160,4 +161,23 @@ fn a_disk_is_served_once_at_its_size_and_nothing_is_left_behind() {
     assert!(begin(SIZE).err().expect("empty").to_string().contains("is empty"));
     std::fs::remove_file(&disk).expect("remove");
     assert!(begin(SIZE).err().expect("gone").invalid);
+}
+
+/// I1: who writes to the source while no agent is there is not seen, and not overlooked.
+#[test]
+fn a_file_that_was_changed_after_the_last_sign_of_life_is_noticed() {
+    use std::os::unix::fs::MetadataExt;
+    let dir = tempfile::tempdir().expect("dir");
+    let path = dir.path().join("disk.img");
+    std::fs::write(&path, b"content").expect("write");
+    let file = File::open(&path).expect("opens");
+    let meta = file.metadata().expect("metadata");
+    let changed = meta.ctime() as u64 * 1_000_000_000 + meta.ctime_nsec() as u64;
+    assert!(changed_since(&file, WallTime(changed - 1)));
+    assert!(!changed_since(&file, WallTime(changed)));
+    // An older file that is put there keeps its time of change, and gets a time of arrival.
+    file.set_modified(std::time::SystemTime::UNIX_EPOCH).expect("sets");
+    assert!(changed_since(&file, WallTime(changed - 1)));
+    let device = File::open("/dev/null").expect("opens");
+    assert!(!changed_since(&device, WallTime(0)), "of a device it is not known");
 }

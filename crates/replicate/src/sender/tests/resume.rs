@@ -203,3 +203,31 @@ fn what_is_captured_before_the_source_is_attached_is_suspect() {
     sender.attached(Suspects::Only { ranges: Vec::new(), floor: Seq(0) });
     assert_eq!(sender.dirty_bytes(), SIZE);
 }
+
+/// An acknowledgement of what goes to a branch confirms nothing: the guest's commit would be in a line nobody runs.
+#[test]
+fn on_a_branch_no_flush_is_confirmed() {
+    let mut w = World::new(1 << 30);
+    w.settle();
+    w.write(10, b"flushed");
+    let ticket = w.sender.ticket(now()).expect("live");
+    w.cut.push(w.source.clone());
+    w.disconnect();
+    w.connect();
+    w.sender.on_branch();
+    for _ in 0..4 {
+        w.encode();
+        w.transmit();
+        w.ack();
+    }
+    assert_eq!(w.sender.passed(ticket), Passed::Lost);
+    assert_eq!(w.sender.ticket(now()), None);
+    assert!(!w.sender.is_live());
+}
+
+/// A copy that has nothing of the source does not make the list of doubts grow with the disk.
+#[test]
+fn doubts_of_a_verification_are_bounded() {
+    use super::super::verify::{MAX_DOUBTS, most_doubts};
+    assert!(most_doubts(1 << 33) <= MAX_DOUBTS + (SYNC_TASK / BLOCK as u64) as usize);
+}
