@@ -67,7 +67,12 @@ pub(crate) struct Branches {
     all: Mutex<HashMap<ServerId, OfServer>>,
     /// Held while a branch is begun or deleted.
     changing: Mutex<()>,
+    /// Writers whose branches were deleted: they are not to bring them back.
+    deleted: Mutex<Vec<(ServerId, Epoch, u64)>>,
 }
+
+/// Deleted branches whose writers are remembered.
+const MOST_DELETED: usize = 64;
 
 impl Branches {
     pub(crate) fn of(&self, server: ServerId) -> Vec<Arc<Branch>> {
@@ -227,6 +232,11 @@ impl Site {
                 return Ok(Arc::clone(branch));
             }
         }
+        let gone = |process: &u64| self.branches.deleted.lock().contains(&(server, epoch, *process));
+        if std::iter::once(&instance).chain(lineage).any(gone) {
+            let text = "what this writer had was deleted at the site, and no more of it is kept";
+            return Err(No::new(RefuseCode::StaleEpoch, text));
+        }
         let end = line.ends.read().iter().copied().find(|e| e.epoch == epoch);
         let Some(end) = end else {
             let text = format!("epoch {epoch} is over, and it is not known here where it ended");
@@ -309,6 +319,16 @@ impl Site {
         if let Some(mount) = self.mounts.of_branch(server, id) {
             let text = format!("branch {id} is mounted as {mount}");
             return Err(PortError::new(ErrorCode::Conflict, text).hint("unmount it first: lifeboat unmount"));
+        }
+        {
+            let _changing = self.branches.changing.lock();
+            let mut deleted = self.branches.deleted.lock();
+            let writer = branch.cell.as_ref().and_then(|c| *c.writer.read());
+            deleted.extend(
+                writer.into_iter().chain([branch.about.instance]).map(|w| (server, branch.about.epoch, w)),
+            );
+            let over = deleted.len().saturating_sub(MOST_DELETED);
+            deleted.drain(..over);
         }
         let no = No::new(RefuseCode::StaleEpoch, "the branch was deleted at the site");
         self.sessions.cut_stream(&(server, Some(id.to_owned())), &no);

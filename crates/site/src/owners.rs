@@ -43,6 +43,8 @@ impl Site {
         owners.push((known.epoch, known.agent));
         owners.drain(..owners.len().saturating_sub(MOST));
         replace(dir, FILE, &serde_json::to_vec(&owners)?)?;
+        // Before the spec that makes it needed.
+        std::fs::File::open(dir.join(FILE))?.sync_all()?;
         self.owners.lock().insert(next.id, owners);
         Ok(())
     }

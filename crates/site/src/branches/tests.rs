@@ -248,6 +248,12 @@ async fn a_mounted_branch_is_not_deleted_and_a_deleted_one_is_gone() {
     s.w.site.delete_branch(s.spec.id, &id).await.unwrap();
     assert_eq!(stale.ended().await.code, RefuseCode::StaleEpoch);
     assert!(s.branches().await.is_empty());
+    // Its writer tries again at once, as it was told to; a process that follows it does too.
+    for (instance, lineage) in [(1, &[][..]), (7, &[1][..])] {
+        let no = s.stale(instance, lineage).await.err().unwrap();
+        assert!(no.code == RefuseCode::StaleEpoch && no.message.contains("deleted"), "{}", no.message);
+    }
+    assert!(s.branches().await.is_empty());
     assert_eq!(s.w.site.delete_branch(s.spec.id, &id).await.err().unwrap().code, ErrorCode::NotFound);
     let spec = s.spec.clone();
     s.w.restart(&spec).await;
