@@ -2,10 +2,10 @@
 
 #![allow(clippy::unwrap_used, reason = "tests")]
 
-use lifeboat_e2e::judge::judge_mounted;
+use lifeboat_e2e::judge::{Load, judge_mounted};
 use lifeboat_e2e::rig::SERVER;
 use lifeboat_e2e::site::SOON;
-use lifeboat_e2e::{Process, Rig, binary, judge, run, wait_for};
+use lifeboat_e2e::{Plan, Process, Rig, binary, judge, run, wait_for};
 use lifeboat_sim::oracle::{Require, Settings};
 use nix::sys::signal::Signal;
 use std::process::Command;
@@ -96,4 +96,24 @@ fn i4_i6_a_cloned_agent_is_refused_told_and_does_no_harm() {
         rig.runtime()["lag_bytes"] == 0
     });
     judge(&rig.site, SERVER, "latest", &rig.ledger, Require::All);
+}
+
+/// Stopped and resumed again and again while it writes: what still goes out of the capture that was taken away and what the
+/// next one sends never mix.
+#[test]
+fn i1_i4_a_server_that_is_stopped_and_resumed_under_load_stays_exact() {
+    let rig = Rig::start("resume", 16, &[]);
+    for round in 0..4u64 {
+        // Behind a slow link the old stream has something left when the new one begins.
+        rig.proxy.set(Plan::Delay(Duration::from_millis(20)));
+        let load =
+            Load::lasting(&rig.agent, SERVER, &rig.ledger, Settings { seed: round, ..Settings::default() });
+        rig.site.wait_new_point(SERVER);
+        rig.site.ok(&["stop", SERVER]);
+        rig.site.ok(&["resume", SERVER]);
+        rig.proxy.set(Plan::Pass);
+        rig.site.wait_new_point(SERVER);
+        let _ = load.stop();
+        rig.judge_all(3);
+    }
 }

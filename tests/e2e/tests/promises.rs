@@ -189,3 +189,32 @@ fn i5_a_killed_agent_compares_only_what_it_was_writing() {
     run(Command::new("qemu-img").args(["compare", "-f", "raw", "-F", "raw"]).arg(&rig.disk).arg(uri));
     rig.site.ok(&["unmount", &id]);
 }
+
+#[test]
+fn a_site_that_does_not_answer_degrades_where_that_is_declared_and_is_told() {
+    let rig =
+        Rig::start("sync-degrade", 16, &["--mode", "sync", "--on-loss", "degrade", "--loss-seconds", "2"]);
+    wait_for("flushes to wait for the site", SOON, || sync_state(&rig) == "synchronous");
+    let settings = Settings { writes: 300, time: SOON, ..Settings::default() };
+    work(&rig.agent, SERVER, 1, &rig.ledger, &settings, &AtomicBool::new(false));
+    // The stream stands still, and the control session tells of it.
+    rig.proxy.hold_busiest();
+    assert!(flush(&rig), "the declared policy lets it go on");
+    wait_for("it to be told", SOON, || sync_state(&rig) == "degraded");
+    wait_for("an alarm", SOON, || rig.site.json(&["status"])["alarms"].to_string().contains("degraded"));
+    rig.proxy.set(Plan::Pass);
+    wait_for("flushes to wait again", SOON, || sync_state(&rig) == "synchronous");
+    wait_for("it to be written down", SOON, || rig.site.json(&["audit"]).to_string().contains("degraded"));
+}
+
+#[test]
+fn a_site_that_is_away_degrades_where_that_is_declared_and_is_told_later() {
+    let rig =
+        Rig::start("sync-degrade", 16, &["--mode", "sync", "--on-loss", "degrade", "--loss-seconds", "2"]);
+    wait_for("flushes to wait for the site", SOON, || sync_state(&rig) == "synchronous");
+    rig.proxy.set(Plan::Hold);
+    assert!(flush(&rig), "the declared policy lets it go on");
+    rig.proxy.set(Plan::Pass);
+    wait_for("flushes to wait again", SOON, || sync_state(&rig) == "synchronous");
+    wait_for("it to be written down", SOON, || rig.site.json(&["audit"]).to_string().contains("degraded"));
+}
