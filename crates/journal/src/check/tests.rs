@@ -144,5 +144,8 @@ fn damage_that_opening_a_point_finds_does_not_count_where_it_is_healed() {
     let (id, image) = &source.points[1];
     let device = journal.reader().open_point(*id, DiskId(0)).unwrap();
     assert!(crate::testing::read_all(&device).unwrap() == image[&DiskId(0)]);
-    assert!(matches!(journal.reader().open_point(source.points[0].0, DiskId(0)), Err(PointError::Damaged(_))));
+    assert!(matches!(
+        journal.reader().open_point(source.points[0].0, DiskId(0)),
+        Err(PointError::Damaged(_))
+    ));
 }
