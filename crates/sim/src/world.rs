@@ -17,8 +17,9 @@
 //! | 3 | `SitePowerLossTwice` |
 //! | 4 | torn tails, by `SitePowerLoss` and short writes of `SiteKillAtCall` |
 //! | 5, 6, 7 | `Rot`: a bit in any file, in the middle or at the end |
-//! | 8 | `SyncError`, `CallError`, `AgentCallError` |
+//! | 8 | `SyncError`, `CallError`, `AgentCallError`, `AgentDiskError` |
 //! | 9 | `DiskFull` |
+//! | 10 | `SpoolFull`, `SpoolError` |
 //! | 11 | `BadSectors` |
 //! | 12 | `Cut`, `HalfOpen`, `OneWay`, `Slices`, `ResetAtFrame` |
 //! | 13 | `Replay`, jobs of ended sessions that come late |
@@ -28,6 +29,7 @@
 //! | 21 | `Claim` |
 //! | 22, 23, 24 | `Failover`: the old writer frozen, or alive and never told |
 //! | 26 | sites restarted with an epoch that is raised meanwhile |
+//! | - | `Unseen`: the source changes behind the capture's back; a comparison finds it |
 
 mod agent;
 mod chance;
@@ -40,6 +42,8 @@ mod mutant;
 mod plan;
 mod run;
 mod site;
+mod spool;
+mod verify;
 
 pub use mutant::Mutant;
 pub use run::{Outcome, Tally, run};
@@ -71,6 +75,7 @@ enum Event {
     Read { agent: usize, life: u64, task: SyncTask },
     Found { agent: usize, life: u64, task: SyncTask, result: Found },
     ReadAgain { agent: usize, life: u64 },
+    Verify { agent: usize, life: u64 },
     Rotate { agent: usize, life: u64 },
     RotateNow { agent: usize, life: u64, floor: Seq, written: bool },
     Connect { agent: usize, life: u64 },
@@ -122,6 +127,13 @@ struct World {
     /// Flushes answered in synchronous mode.
     flushes: u64,
     unreadable: u64,
+    /// Frames that went through a spool.
+    spooled: u64,
+    /// Bytes comparisons named, and blocks that differed before the last ones of a run.
+    named: u64,
+    planted: u64,
+    /// Comparisons that came to their end.
+    verified: u64,
     violation: Option<String>,
     trace: blake3::Hasher,
     verbose: bool,
@@ -185,6 +197,7 @@ impl World {
             | E::Read { agent, .. }
             | E::Found { agent, .. }
             | E::ReadAgain { agent, .. }
+            | E::Verify { agent, .. }
             | E::Rotate { agent, .. }
             | E::RotateNow { agent, .. }
             | E::Connect { agent, .. } => self.agents[*agent].frozen,
@@ -216,6 +229,7 @@ impl World {
             | E::Read { agent, life, .. }
             | E::Found { agent, life, .. }
             | E::ReadAgain { agent, life }
+            | E::Verify { agent, life }
             | E::Rotate { agent, life }
             | E::RotateNow { agent, life, .. }
             | E::Connect { agent, life } => self.agents[*agent].life == *life,
@@ -244,6 +258,7 @@ impl World {
             E::Read { agent, task, .. } => self.read(agent, task),
             E::Found { agent, task, result, .. } => self.found(agent, &task, result),
             E::ReadAgain { agent, .. } => self.read_again(agent),
+            E::Verify { agent, .. } => self.verify(agent),
             E::Rotate { agent, .. } => self.rotate(agent),
             E::RotateNow { agent, floor, written, .. } => self.rotate_now(agent, floor, written),
             E::Connect { agent, .. } => self.connect(agent),

@@ -28,6 +28,8 @@ pub enum Fault {
     AgentKillAtCall,
     /// One of the agent's calls to its own disk fails.
     AgentCallError,
+    /// All of them fail for a while.
+    AgentDiskError,
     SourcePowerLoss,
     AgentFreeze,
     /// The source cannot read or write a range for a while.
@@ -50,12 +52,18 @@ pub enum Fault {
     Failover,
     /// A second agent claims the server.
     Claim,
+    /// The agent's spool cannot be written for a while.
+    SpoolFull,
+    /// The agent's spool cannot be read once.
+    SpoolError,
+    /// The source changes behind the capture's back.
+    Unseen,
     /// A stored bit flips.
     Rot,
 }
 
 impl Fault {
-    pub const ALL: [Self; 26] = [
+    pub const ALL: [Self; 30] = [
         Self::Cut,
         Self::OneWay,
         Self::HalfOpen,
@@ -66,6 +74,7 @@ impl Fault {
         Self::AgentKill,
         Self::AgentKillAtCall,
         Self::AgentCallError,
+        Self::AgentDiskError,
         Self::SourcePowerLoss,
         Self::AgentFreeze,
         Self::BadSectors,
@@ -81,6 +90,9 @@ impl Fault {
         Self::SiteClock,
         Self::Failover,
         Self::Claim,
+        Self::SpoolFull,
+        Self::SpoolError,
+        Self::Unseen,
         Self::Rot,
     ];
 }
@@ -92,6 +104,8 @@ pub enum Ending {
     LinkFast { agent: usize },
     SectorsGood { agent: usize },
     Room { server: usize },
+    SpoolRoom { agent: usize },
+    AgentDiskGood { agent: usize },
     ClaimOver { agent: usize },
 }
 
@@ -136,7 +150,7 @@ impl World {
                 self.after(a_while * 2, Event::Ending(Ending::LinkFast { agent }));
             }
             Fault::AgentKill => return self.stop_agent(agent, false),
-            Fault::AgentKillAtCall | Fault::AgentCallError => {
+            Fault::AgentKillAtCall | Fault::AgentCallError | Fault::AgentDiskError => {
                 let a = &mut self.agents[agent];
                 let kill = fault == Fault::AgentKillAtCall;
                 if !a.up || self.plan.servers[a.server].mirror {
@@ -144,12 +158,15 @@ impl World {
                 }
                 let nth = self.rng.between(1, 12);
                 let half = self.rng.percent(50);
-                a.state.fail(StorageFault { call: None, nth, forever: kill, errno: EIO, half });
+                let forever = fault != Fault::AgentCallError;
+                a.state.fail(StorageFault { call: None, nth, forever, errno: EIO, half });
                 a.kill |= kill;
+                if forever && !kill {
+                    self.after(a_while, Event::Ending(Ending::AgentDiskGood { agent }));
+                }
             }
             Fault::SourcePowerLoss => return self.stop_agent(agent, true),
             Fault::AgentFreeze => self.agents[agent].frozen = self.now + a_while,
-            Fault::SiteFreeze => self.sites[site].frozen = self.now + a_while,
             Fault::BadSectors => {
                 let a = &mut self.agents[agent];
                 let disk = self.rng.below(a.disks.len() as u64) as usize;
@@ -158,6 +175,36 @@ impl World {
                 d.bad = Some((at, self.rng.between(1, 64) * 512));
                 self.after(a_while / 2, Event::Ending(Ending::SectorsGood { agent }));
             }
+            Fault::SourceClock | Fault::SiteClock => {
+                let host =
+                    if fault == Fault::SiteClock { self.sites[site].host } else { self.agents[agent].host };
+                self.jump(host);
+            }
+            Fault::Failover => return self.failover(server),
+            Fault::Claim => return self.claim(server),
+            Fault::SpoolFull | Fault::SpoolError => {
+                let a = &mut self.agents[agent];
+                if self.plan.servers[a.server].spool_limit == 0 {
+                    return false;
+                }
+                if fault == Fault::SpoolError {
+                    a.spool.broken = true;
+                    return true;
+                }
+                a.spool.full = true;
+                self.after(a_while * 2, Event::Ending(Ending::SpoolRoom { agent }));
+            }
+            Fault::Unseen => return self.plant(agent),
+            Fault::Rot => return self.rot(server),
+            at_site => return self.inject_at_site(at_site, server, a_while),
+        }
+        true
+    }
+
+    fn inject_at_site(&mut self, fault: Fault, server: usize, a_while: u64) -> bool {
+        let site = self.servers[server].site;
+        match fault {
+            Fault::SiteFreeze => self.sites[site].frozen = self.now + a_while,
             Fault::SiteKill => return self.stop_site(site, false),
             Fault::SitePowerLoss => return self.stop_site(site, true),
             Fault::SitePowerLossTwice => {
@@ -184,14 +231,7 @@ impl World {
                 s.journal.set_capacity(Some(s.journal.used() + self.rng.below(20_000)));
                 self.after(a_while, Event::Ending(Ending::Room { server }));
             }
-            Fault::SourceClock | Fault::SiteClock => {
-                let host =
-                    if fault == Fault::SiteClock { self.sites[site].host } else { self.agents[agent].host };
-                self.jump(host);
-            }
-            Fault::Failover => return self.failover(server),
-            Fault::Claim => return self.claim(server),
-            Fault::Rot => return self.rot(server),
+            _ => return false,
         }
         true
     }
@@ -227,6 +267,9 @@ impl World {
                     d.bad = None;
                 }
             }
+            Ending::AgentDiskGood { agent } if !self.agents[agent].kill => self.agents[agent].state.heal(),
+            Ending::AgentDiskGood { .. } => {}
+            Ending::SpoolRoom { agent } => self.agents[agent].spool.full = false,
             Ending::Room { server } => self.servers[server].journal.set_capacity(None),
             Ending::ClaimOver { agent } => self.retire(agent),
         }
@@ -241,6 +284,7 @@ impl World {
             let a = &mut self.agents[agent];
             a.state.heal();
             a.kill = false;
+            (a.spool.full, a.spool.broken) = (false, false);
             (a.frozen, a.link.slices, a.link.replay, a.link.reset_after) = (self.now, false, false, None);
             self.link_up(agent);
             if self.servers[self.agents[agent].server].primary != agent {

@@ -5,7 +5,7 @@
 //! ```
 //! As in the captures, a write reaches the source first, then the stream, then its user; overlapping ones wait for each other.
 
-use super::agent::{Completion, Op};
+use super::agent::{Completion, Intended, Op};
 use super::chance::{MS, US};
 use super::disk::Change;
 use super::mutant::Mutant;
@@ -50,7 +50,7 @@ impl World {
         }
         self.next_op += 1;
         let id = self.next_op;
-        a.ops.push(Op { id, disk, change, life: a.life, failed: false, intent: None });
+        a.ops.push(Op { id, disk, change, life: a.life, failed: false, waits: 0, intent: None });
         let takes = self.rng.between(20 * US, MS);
         self.after(takes, Event::Apply { agent, op: id });
     }
@@ -98,9 +98,21 @@ impl World {
             return;
         }
         a.ops[at].life = a.life;
-        if !self.intend(agent, at) {
+        match self.intend(agent, at) {
+            Intended::Yes => {}
             // The process died before the source had it.
-            return self.apply(agent, op);
+            Intended::Died => return self.apply(agent, op),
+            Intended::NotYet => {
+                let o = &mut self.agents[agent].ops[at];
+                o.waits += 1;
+                if o.waits > 1000 {
+                    // Its user sees an error.
+                    self.agents[agent].ops.remove(at);
+                } else {
+                    self.after(10 * MS, Event::Apply { agent, op });
+                }
+                return;
+            }
         }
         let a = &mut self.agents[agent];
         let o = &mut a.ops[at];

@@ -2,7 +2,7 @@
 
 use super::chance::{MS, Rng, SEC};
 use super::fault::Fault;
-use lifeboat_base::limits::BLOCK;
+use lifeboat_base::limits::{AGENT_UNACKED, BLOCK};
 use lifeboat_journal::JournalConfig;
 use std::time::Duration;
 
@@ -33,6 +33,12 @@ pub struct ServerPlan {
     /// Percent of writes that do not compress.
     pub noise: u64,
     pub queue_limit: usize,
+    /// Bytes of frames in memory.
+    pub unacked: usize,
+    /// Bytes; 0 for no spool.
+    pub spool_limit: u64,
+    /// Source and copy are compared now and then.
+    pub verify: bool,
     pub latency: u64,
     /// Bytes a second; 0 for no limit.
     pub bandwidth: u64,
@@ -71,6 +77,9 @@ impl Plan {
         // Few kinds in one run, so that each has time to show what it does.
         let mut faults: Vec<Fault> = Fault::ALL.iter().copied().filter(|_| rng.percent(30)).collect();
         faults.retain(|f| *f != Fault::Rot);
+        if rng.percent(40) && !faults.contains(&Fault::Unseen) {
+            faults.push(Fault::Unseen);
+        }
         if aim == Aim::Rot {
             faults.push(Fault::Rot);
         }
@@ -105,6 +114,9 @@ impl ServerPlan {
             largest: [4096, 16384, 65536, 131_072, 640 * 1024][rng.below(5) as usize],
             noise: rng.below(60),
             queue_limit: 1 << rng.between(17, 22),
+            unacked: if rng.percent(60) { 1 << rng.between(14, 19) } else { AGENT_UNACKED },
+            spool_limit: if rng.percent(60) { 1 << rng.between(16, 23) } else { 0 },
+            verify: rng.percent(50),
             latency: [MS / 10, MS, 10 * MS, 80 * MS][rng.below(4) as usize],
             bandwidth: if rng.percent(70) { 0 } else { rng.between(100, 4000) * 1000 },
         }

@@ -35,6 +35,13 @@ pub struct Outcome {
     pub flushes: u64,
     /// Points that said that they are damaged.
     pub unreadable: u64,
+    /// Frames that went through a spool.
+    pub spooled: u64,
+    /// Bytes that comparisons named, and blocks that had to be named at the end.
+    pub named: u64,
+    pub planted: u64,
+    /// Comparisons that came to their end.
+    pub verified: u64,
     pub faults: BTreeMap<String, u64>,
 }
 
@@ -52,6 +59,10 @@ pub fn run(seed: u64, mutant: Mutant, verbose: bool) -> Outcome {
         compared: world.compared,
         flushes: world.flushes,
         unreadable: world.unreadable,
+        spooled: world.spooled,
+        named: world.named,
+        planted: world.planted,
+        verified: world.verified,
         faults: world.injected.iter().map(|(f, n)| (format!("{f:?}"), *n)).collect(),
     }
 }
@@ -87,6 +98,10 @@ impl World {
             compared: 0,
             flushes: 0,
             unreadable: 0,
+            spooled: 0,
+            named: 0,
+            planted: 0,
+            verified: 0,
             violation: None,
             trace: blake3::Hasher::new(),
             verbose,
@@ -156,12 +171,16 @@ impl World {
                 return;
             }
         }
+        self.compare_all(until + RECOVERY);
         for server in 0..self.servers.len() {
+            if self.violation.is_some() {
+                return;
+            }
             self.judge_equal(server);
         }
     }
 
-    fn is_well(&self) -> bool {
+    pub(super) fn is_well(&self) -> bool {
         self.servers.iter().all(|s| {
             let a = &self.agents[s.primary];
             a.up && a.ops.is_empty() && s.core.is_some() && {
@@ -226,6 +245,10 @@ pub struct Tally {
     pub compared: u64,
     pub flushes: u64,
     pub unreadable: u64,
+    pub spooled: u64,
+    pub named: u64,
+    pub planted: u64,
+    pub verified: u64,
     pub faults: BTreeMap<String, u64>,
     pub failed: Vec<(u64, String)>,
 }
@@ -239,6 +262,10 @@ impl Tally {
         self.compared += o.compared;
         self.flushes += o.flushes;
         self.unreadable += o.unreadable;
+        self.spooled += o.spooled;
+        self.named += o.named;
+        self.planted += o.planted;
+        self.verified += o.verified;
         for (fault, n) in &o.faults {
             *self.faults.entry(fault.clone()).or_default() += n;
         }
@@ -255,13 +282,18 @@ impl fmt::Display for Tally {
         writeln!(
             f,
             "world: {} seeds, {hours:.2} simulated hours, {} events, {faults} faults, {} points offered, {} compared \
-             byte for byte, {} said they are damaged, {} synchronous flushes, {} seeds failed",
+             byte for byte, {} said they are damaged, {} synchronous flushes, {} frames spooled, {} comparisons \
+             that named {} bytes, {} blocks changed unseen before the last ones, {} seeds failed",
             self.seeds,
             self.events,
             self.points,
             self.compared,
             self.unreadable,
             self.flushes,
+            self.spooled,
+            self.verified,
+            self.named,
+            self.planted,
             self.failed.len(),
         )?;
         for (fault, n) in &self.faults {

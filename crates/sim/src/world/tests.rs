@@ -23,6 +23,10 @@ fn i1_to_i6_hold_in_five_hundred_worlds() {
     assert_eq!(tally.faults.len(), Fault::ALL.len(), "every fault happened: {tally}");
     assert!(tally.points > 10_000 && tally.compared > 2_000, "the runs were about something: {tally}");
     assert!(tally.unreadable > 0, "no damage was ever met: {tally}");
+    assert!(
+        tally.spooled > 100 && tally.verified > 500 && tally.named > 0 && tally.planted > 50,
+        "spools and comparisons had work: {tally}"
+    );
 }
 
 /// A seed among the first ones that shows the mutant, and what it says.
