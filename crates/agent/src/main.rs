@@ -8,7 +8,7 @@ use lifeboat_agent::streams::Streams;
 use lifeboat_agent::supervisor::{Supervisor, lock_directory};
 use lifeboat_base::limits::HEARTBEAT_EVERY;
 use lifeboat_base::{Clock, Entropy, SystemClock, SystemEntropy};
-use lifeboat_replicate::message::{Phase, Report};
+use lifeboat_replicate::message::{Phase, Report, SyncState};
 use serde_json::json;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -199,6 +199,7 @@ fn write_status(
                 "lag_bytes": s.lag_bytes,
                 "spool_bytes": s.spool_bytes,
                 "hashed_bytes": s.hashed_bytes,
+                "sync": sync_name(s.sync_state),
                 "suspect_bytes": supervisor.suspect_bytes(&s.server),
                 "disks": s.disks.iter().map(|d| json!({"name": d.name, "size": d.size})).collect::<Vec<_>>(),
                 "exports": s.exports,
@@ -218,6 +219,16 @@ fn write_status(
     std::fs::write(&temp, status.to_string())?;
     std::fs::rename(&temp, identity.dir().join("status.json"))?;
     Ok(())
+}
+
+fn sync_name(state: i32) -> &'static str {
+    match SyncState::try_from(state).unwrap_or(SyncState::Asynchronous) {
+        SyncState::Asynchronous => "asynchronous",
+        SyncState::NotYet => "not yet synchronous",
+        SyncState::Synchronous => "synchronous",
+        SyncState::Blocked => "flushes wait for the site",
+        SyncState::Degraded => "degraded: flushes go on without the site",
+    }
 }
 
 fn phase_name(phase: i32) -> &'static str {
@@ -246,6 +257,9 @@ fn status(dir: &std::path::Path, as_json: bool) -> Result<()> {
     for s in status["servers"].as_array().into_iter().flatten() {
         let lag = lifeboat_base::format_bytes(s["lag_bytes"].as_u64().unwrap_or(0));
         println!("server {}  {}  {}  lag {lag}", word(&s["server"]), word(&s["capture"]), word(&s["phase"]));
+        if word(&s["sync"]) != "asynchronous" {
+            println!("       {}", word(&s["sync"]));
+        }
         if let Some(bytes) = s["spool_bytes"].as_u64().filter(|b| *b > 0) {
             println!("       {} wait in the spool", lifeboat_base::format_bytes(bytes));
         }

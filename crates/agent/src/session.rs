@@ -170,6 +170,7 @@ async fn stream_session(
         epoch: stream.epoch().0,
         disks: disks.to_vec(),
         lineage,
+        alive: stream.alive().0,
     };
     let (tls, welcome) = link.open(name, hello::Session::Stream(hello)).await?;
     let now = stream.clock().wall();

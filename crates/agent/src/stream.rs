@@ -13,7 +13,7 @@ use crate::spool::Spool;
 use crate::tracking::Tracking;
 use bytes::Bytes;
 use lifeboat_base::limits::{BARRIER_EVERY, BLOCK};
-use lifeboat_base::{Clock, DiskId, Epoch};
+use lifeboat_base::{Clock, DiskId, Epoch, WallTime};
 use lifeboat_block::{BlockDevice, BlockError, ExtentKind};
 use lifeboat_replicate::encode::{BATCH, StreamEncoder};
 use lifeboat_replicate::sender::{
@@ -52,6 +52,8 @@ pub struct StreamSettings {
     pub instance: u64,
     /// Earlier processes whose writes `tracking` covers, this one first.
     pub lineage: Vec<u64>,
+    /// Last sign of life of the one before, by the source's clock; zero where there is none.
+    pub alive: WallTime,
     pub policy: ConfirmPolicy,
     /// The server has been synchronous before.
     pub armed: bool,
@@ -68,6 +70,7 @@ impl StreamSettings {
             sizes: sizes.to_vec(),
             instance: 0,
             lineage: Vec::new(),
+            alive: WallTime(0),
             policy: ConfirmPolicy::default(),
             armed: false,
             tracking: None,
@@ -110,6 +113,7 @@ pub struct Stream {
     spool: Mutex<Option<Spool>>,
     /// This process's name at the site, and those before it; another name means that tracking is not to be believed.
     names: Mutex<(u64, Vec<u64>)>,
+    alive: WallTime,
     /// The name the site knows this process by.
     welcomed: AtomicU64,
     source: Mutex<Source>,
@@ -142,6 +146,7 @@ impl Stream {
             tracking: settings.tracking,
             spool: Mutex::new(settings.spool),
             names: Mutex::new((settings.instance, settings.lineage)),
+            alive: settings.alive,
             welcomed: AtomicU64::new(0),
             source: Mutex::new(None),
             trouble: Mutex::new(None),
@@ -277,6 +282,11 @@ impl Stream {
     /// This process's name for the site, and the names of those whose unacknowledged writes tracking covers.
     pub fn names(&self) -> (u64, Vec<u64>) {
         self.names.lock().clone()
+    }
+
+    /// The last sign of life in the tracking that was taken over.
+    pub fn alive(&self) -> WallTime {
+        self.alive
     }
 
     /// Whether a source is attached.

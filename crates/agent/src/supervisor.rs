@@ -252,6 +252,7 @@ impl Supervisor {
             // Its own: a stream that is still retiring is another writer.
             instance: self.link.entropy.next_u64(),
             lineage: found.lineage.clone(),
+            alive: found.alive,
             policy: unit::policy(&replication),
             armed: found.armed,
             tracking,

@@ -56,6 +56,8 @@ pub struct Found {
     pub armed: bool,
     /// As given to [`Tracking::keep_base`].
     pub base: u64,
+    /// The last sign of life of that process; zero where there is none.
+    pub alive: WallTime,
     /// What changes the source after this was not seen by that process.
     pub until: WallTime,
 }
@@ -63,14 +65,8 @@ pub struct Found {
 impl Found {
     /// There was nothing that can be used.
     pub fn nothing() -> Self {
-        let until = WallTime(0);
-        Self { suspects: Suspects::All, lineage: Vec::new(), armed: false, base: 0, until }
-    }
-
-    /// Somebody else changed the source while no agent was there: nothing is believed.
-    pub fn distrust(&mut self) {
-        self.suspects = Suspects::All;
-        self.base = 0;
+        let none = WallTime(0);
+        Self { suspects: Suspects::All, lineage: Vec::new(), armed: false, base: 0, alive: none, until: none }
     }
 }
 
@@ -90,6 +86,8 @@ struct State {
     void: bool,
     /// How often everything was suspected: what was found out before does not count after.
     restarts: u64,
+    /// This process is named in the log.
+    settled: bool,
 }
 
 /// See the module's text.
@@ -173,6 +171,7 @@ impl Tracking {
             lineage: header.lineage.clone(),
             armed: header.armed,
             base: header.base,
+            alive: WallTime(header.alive),
             until: WallTime(
                 header.alive.saturating_add(if header.stopped { MTIME } else { BEAT }.as_nanos() as u64),
             ),
@@ -191,6 +190,7 @@ impl Tracking {
             broken: None,
             void: false,
             restarts: 0,
+            settled: false,
         };
         Arc::new(Self { file, state: Mutex::new(state), written: Condvar::new() })
     }
@@ -287,6 +287,7 @@ impl Tracking {
             return Err(io::Error::other(why.clone()));
         }
         state.header.lineage = lineage;
+        state.settled = true;
         self.write_header(&mut state)
     }
 
@@ -369,13 +370,14 @@ impl Tracking {
         }
     }
 
-    /// This process lives; call it every few seconds, and with `stopped` when it ends properly.
+    /// This process lives; call it every few seconds, and with `stopped` when it ends properly. Not written before this
+    /// process is named: until then the log tells of the one before it.
     ///
     /// # Errors
     /// As [`rotate`](Self::rotate).
     pub fn beat(&self, now: WallTime, stopped: bool) -> io::Result<()> {
         let mut state = self.lock_for_writing()?;
-        if !state.header.intents || state.header.lineage.is_empty() {
+        if !state.header.intents || !state.settled {
             return Ok(());
         }
         (state.header.alive, state.header.stopped) = (now.0, stopped);

@@ -50,6 +50,10 @@ pub struct StreamSession {
     /// [`MAX_LINEAGE`](lifeboat_base::limits::MAX_LINEAGE).
     #[prost(fixed64, repeated, tag = "4")]
     pub lineage: Vec<u64>,
+    /// The last sign of life in that tracking, by the source's clock in nanoseconds; 0 where it has none. Long before the
+    /// newest point here, the tracking is older than what it is to account for.
+    #[prost(uint64, tag = "5")]
+    pub alive: u64,
 }
 
 #[derive(Clone, PartialEq, Eq, Message)]

@@ -119,8 +119,19 @@ impl Wire {
         site: &SiteHandle,
         agent: AgentId,
         server: ServerId,
-        (instance, epoch): (u64, u32),
+        process: (u64, u32),
         lineage: &[u64],
+    ) -> Result<Self, No> {
+        Self::hello_by(site, agent, server, process, (lineage, 0)).await
+    }
+
+    /// As [`Wire::hello`], with tracking whose last sign of life was at a time of the source's clock.
+    pub(crate) async fn hello_by(
+        site: &SiteHandle,
+        agent: AgentId,
+        server: ServerId,
+        (instance, epoch): (u64, u32),
+        (lineage, alive): (&[u64], u64),
     ) -> Result<Self, No> {
         let (near, far) = tokio::io::duplex(1 << 20);
         let session = StreamSession {
@@ -128,6 +139,7 @@ impl Wire {
             epoch,
             disks: vec![Disk { index: 0, name: "disk".into(), size: SIZE }],
             lineage: lineage.to_vec(),
+            alive,
         };
         let site = Arc::clone(&site.0);
         tokio::spawn(async move { crate::listen::tests::stream(&site, far, agent, instance, session).await });

@@ -12,6 +12,7 @@ use lifeboat_replicate::shell::{ShellError, read_frame};
 use lifeboat_replicate::wire::{Ack, Answer, FrameType, Offer, Ping, decode_records, message_frame};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 
@@ -53,6 +54,9 @@ fn may_stream(site: &Site, agent: AgentId, s: &StreamSession) -> Result<(Arc<Ser
     Ok((cell, Right::Line))
 }
 
+/// An agent that sends shows a sign of life in its tracking far more often than this.
+const OLD_TRACKING: Duration = Duration::from_secs(60);
+
 pub(super) async fn stream_session(
     site: &Arc<Site>,
     mut stream: impl AsyncRead + AsyncWrite + Unpin,
@@ -92,7 +96,7 @@ pub(super) async fn stream_session(
     let opening = Opening {
         session,
         instance: hello.instance,
-        lineage: s.lineage.clone(),
+        lineage: believed(&cell, &s),
         epoch: Epoch(s.epoch),
         disks: s.disks.clone(),
     };
@@ -105,6 +109,21 @@ pub(super) async fn stream_session(
     drop(listed);
     let _ = cell.jobs.send(Job::Close { session }).await;
     result
+}
+
+/// Whose tracking this one's is. Nobody's, when its last sign of life is long before a point that is here: then its host was put
+/// back from an older state, and it does not know what it sent since.
+fn believed(cell: &ServerCell, s: &StreamSession) -> Vec<u64> {
+    let newest = cell.reader.usage().newest.map_or(0, |p| p.source_time.0);
+    let late = u64::try_from(OLD_TRACKING.as_nanos()).unwrap_or(u64::MAX);
+    if s.alive > 0 && s.alive.saturating_add(late) < newest {
+        tracing::warn!(
+            server = cell.spec.read().name,
+            "the agent's tracking is older than what is here: all is compared"
+        );
+        return Vec::new();
+    }
+    s.lineage.clone()
 }
 
 /// What this session writes: the line's journal, or a branch's, which is begun when there is none.

@@ -263,3 +263,26 @@ async fn a_server_that_is_not_open_says_why() {
     let _ = w.site.forget_server(spec.id).await;
     assert_eq!(w.site.check_journal(spec.id, false).await.unwrap_err().code, ErrorCode::NotFound);
 }
+
+/// I1: a host that was put back from an older state has tracking that does not know what was sent since.
+#[tokio::test]
+async fn tracking_older_than_the_newest_point_is_not_believed() {
+    const SECOND: u64 = 1_000_000_000;
+    let w = World::new();
+    let spec = w.spec("web-1", w.agent(), 1);
+    w.site.ensure_server(&spec).await.unwrap();
+    let mut line = Wire::hello(&w.site, spec.agent, spec.id, (1, 1), &[]).await.unwrap();
+    let last = line.send(1000 * SECOND, &[announce(), data(0, 1, 4096), barrier()]).await;
+    line.acked(last).await;
+    drop(line);
+    for (process, alive, follows) in [(2, 990 * SECOND, true), (3, 900 * SECOND, false), (4, 0, true)] {
+        let hello = || Wire::hello_by(&w.site, spec.agent, spec.id, (process, 1), (&[1], alive));
+        // The session before may still be on its way out.
+        let mut said = hello().await;
+        while said.is_err() {
+            tokio::task::yield_now().await;
+            said = hello().await;
+        }
+        assert_eq!(said.ok().unwrap().welcome.follows, follows, "alive at {alive}");
+    }
+}
