@@ -61,6 +61,7 @@ fn stream_hello() -> Hello {
         epoch: 1,
         disks: vec![disk(0), disk(1)],
         lineage: vec![1, 2],
+        alive: 0,
     };
     Hello {
         version: VERSION,
