@@ -293,7 +293,8 @@ impl World {
         }
         let Some(content) = self.newest_content(server) else { return false };
         if self.rng.percent(60) {
-            self.agents[old].frozen = self.now + self.rng.between(SEC, 20 * SEC);
+            let until = self.now + self.rng.between(SEC, 20 * SEC);
+            self.agents[old].frozen = self.agents[old].frozen.max(until);
         }
         let next = Epoch(epoch.0 + 1);
         self.raise(server, next);

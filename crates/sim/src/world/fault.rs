@@ -166,7 +166,11 @@ impl World {
                 }
             }
             Fault::SourcePowerLoss => return self.stop_agent(agent, true),
-            Fault::AgentFreeze => self.agents[agent].frozen = self.now + a_while,
+            // Never shortened: what waits goes on in its order.
+            Fault::AgentFreeze => {
+                let a = &mut self.agents[agent];
+                a.frozen = a.frozen.max(self.now + a_while);
+            }
             Fault::BadSectors => {
                 let a = &mut self.agents[agent];
                 let disk = self.rng.below(a.disks.len() as u64) as usize;
@@ -204,7 +208,10 @@ impl World {
     fn inject_at_site(&mut self, fault: Fault, server: usize, a_while: u64) -> bool {
         let site = self.servers[server].site;
         match fault {
-            Fault::SiteFreeze => self.sites[site].frozen = self.now + a_while,
+            Fault::SiteFreeze => {
+                let s = &mut self.sites[site];
+                s.frozen = s.frozen.max(self.now + a_while);
+            }
             Fault::SiteKill => return self.stop_site(site, false),
             Fault::SitePowerLoss => return self.stop_site(site, true),
             Fault::SitePowerLossTwice => {
@@ -285,14 +292,14 @@ impl World {
             a.state.heal();
             a.kill = false;
             (a.spool.full, a.spool.broken) = (false, false);
-            (a.frozen, a.link.slices, a.link.replay, a.link.reset_after) = (self.now, false, false, None);
+            (a.link.slices, a.link.replay, a.link.reset_after) = (false, false, None);
             self.link_up(agent);
             if self.servers[self.agents[agent].server].primary != agent {
                 self.retire(agent);
             }
         }
         for site in &mut self.sites {
-            (site.frozen, site.again) = (self.now, false);
+            site.again = false;
         }
         for server in 0..self.servers.len() {
             let s = &mut self.servers[server];

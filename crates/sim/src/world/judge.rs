@@ -5,6 +5,7 @@ use super::chance::{MS, SEC};
 use super::disk::{Disk, Image};
 use super::site::Server;
 use super::{Event, World};
+use lifeboat_base::limits::HEARTBEAT_EVERY;
 use lifeboat_base::{DiskId, Epoch, PointId, Seq, WallTime};
 use lifeboat_block::BlockDevice;
 use lifeboat_journal::{PointDevice, PointError, PointInfo, PointQuery};
@@ -244,7 +245,9 @@ impl World {
         let site = &self.sites[s.site];
         let Some(core) = &s.core else { return };
         let quiet = self.now.saturating_sub(self.last_jump) > 90 * SEC || self.last_jump == 0;
-        if !s.rotten.is_empty() || self.claims > 0 || !quiet || site.frozen > self.now {
+        // The first heartbeat of a session may have waited while the site was frozen; the next one sets it right.
+        let thawed = site.frozen + 2 * HEARTBEAT_EVERY.as_nanos() as u64;
+        if !s.rotten.is_empty() || self.claims > 0 || !quiet || thawed > self.now {
             return;
         }
         let m = core.cell().measured.lock();
