@@ -116,6 +116,7 @@ pub struct Stream {
     alive: WallTime,
     /// The name the site knows this process by.
     welcomed: AtomicU64,
+    disowned: AtomicBool,
     source: Mutex<Source>,
     trouble: Mutex<Option<Trouble>>,
     stop: AtomicBool,
@@ -148,6 +149,7 @@ impl Stream {
             names: Mutex::new((settings.instance, settings.lineage)),
             alive: settings.alive,
             welcomed: AtomicU64::new(0),
+            disowned: AtomicBool::new(false),
             source: Mutex::new(None),
             trouble: Mutex::new(None),
             stop: AtomicBool::new(false),
@@ -319,12 +321,12 @@ impl Stream {
     /// The write-intent log cannot be kept: from now on this process has a name that the log does not know, so that no
     /// later process believes what it says.
     pub fn disown_tracking(&self) {
-        let mut names = self.names.lock();
-        if names.1.is_empty() {
+        if self.disowned.swap(true, Ordering::SeqCst) {
             return;
         }
-        let name = self.clock.monotonic().as_nanos() as u64;
-        *names = (names.0.rotate_left(17) ^ name, Vec::new());
+        let now = self.clock.monotonic().as_nanos() as u64;
+        let mut names = self.names.lock();
+        *names = (names.0.rotate_left(17) ^ now, Vec::new());
         drop(names);
         self.writer_wake.notify_one();
     }

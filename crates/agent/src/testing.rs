@@ -101,6 +101,7 @@ impl FakeSite {
         let follows = writer.is_some_and(|w| lineage.contains(&w));
         let welcomed = Welcomed { durable: last, has_content, same_writer, follows };
         stream.with_sender(|s| s.connected(SystemClock.wall(), &welcomed));
+        stream.welcomed(name);
         while !stop.load(Ordering::SeqCst) && !stream.stopped() {
             while let Some(frame) = stream.next_frame() {
                 self.held.lock().writer = Some(name);

@@ -344,3 +344,56 @@ fn a_killed_agent_compares_what_its_log_suspects_and_no_more() {
     let status = run.stream.status();
     assert_eq!(status.hashed_bytes, BLOCK as u64 * 2, "the region's data, not its holes: {status:?}");
 }
+
+/// A log that can be neither kept nor erased: nothing is written before the site knows this process by a name that is not in it.
+#[test]
+fn a_log_that_broke_holds_writes_until_the_site_knows_another_name() {
+    use lifeboat_block::storage::{MemoryStorage, StorageCall, StorageFault};
+    let d = device(1);
+    let site = FakeSite::new(&[SIZE]);
+    let storage = MemoryStorage::new();
+    let spec = TrackSpec {
+        server: lifeboat_base::ServerId::from_slice(&[3; 16]).expect("an id"),
+        epoch: Epoch(1),
+        sizes: vec![SIZE],
+        intents: true,
+    };
+    let (tracking, found) = Tracking::open(&storage, &spec, &SeededEntropy::new(1)).expect("a log");
+    assert!(found.lineage.is_empty(), "the first process of all");
+    let settings = StreamSettings {
+        instance: 7,
+        tracking: Some(tracking.clone()),
+        ..StreamSettings::plain(Epoch(1), &[SIZE])
+    };
+    let run = start_with(settings);
+    run.stream.attach(vec![d.clone()], Suspects::All);
+    let session = site.welcome(&run.stream);
+    until("the first sync", || run.stream.status().drained);
+    for _ in 0..6 {
+        run.stream.rotate();
+        until("the mark", || run.stream.with_sender(|s| s.mark_passed().is_some()));
+    }
+    storage.fail(StorageFault {
+        call: Some(StorageCall::Sync),
+        nth: 1,
+        forever: true,
+        errno: libc::EIO,
+        half: false,
+    });
+    let split = SplitDevice::new(d.clone(), Arc::clone(&run.stream), Some(tracking.clone()), DiskId(0));
+    let done = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            split.write(5, Bytes::from_static(b"held")).expect("write");
+            done.store(true, Ordering::SeqCst);
+        });
+        until("the name is given up", || run.stream.names().0 != 7);
+        assert!(!done.load(Ordering::SeqCst) && !tracking.may_write());
+        // As a session does that finds its name changed.
+        drop(session);
+        let _session = site.welcome(&run.stream);
+        until("the write goes on", || done.load(Ordering::SeqCst));
+        until("the copy", || run.stream.status().drained);
+    });
+    assert_eq!(site.latest(), [content(&*d)]);
+}
