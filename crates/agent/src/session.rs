@@ -243,7 +243,7 @@ async fn write_stream(
         }
         let frame = stream.next_frame();
         // After it was taken: none leaves under a name that is not ours any more.
-        if stream.names().0 != name {
+        if stream.name() != name {
             return Err(SessionError::Protocol("tracking is of no use any more; under another name".into()));
         }
         match frame {

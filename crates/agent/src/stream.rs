@@ -281,6 +281,11 @@ impl Stream {
         read
     }
 
+    /// This process's name for the site.
+    pub fn name(&self) -> u64 {
+        self.names.lock().0
+    }
+
     /// This process's name for the site, and the names of those whose unacknowledged writes tracking covers.
     pub fn names(&self) -> (u64, Vec<u64>) {
         self.names.lock().clone()
@@ -306,7 +311,7 @@ impl Stream {
         let Some(tracking) = &self.tracking else { return true };
         let begun = self.clock.monotonic();
         while !tracking.may_write() {
-            let known = self.welcomed.load(Ordering::SeqCst) == self.names.lock().0;
+            let known = self.welcomed.load(Ordering::SeqCst) == self.name();
             if known && self.sender.lock().has_written() {
                 tracking.make_void();
             } else if self.stopped() || self.clock.monotonic().saturating_sub(begun) >= patience {
@@ -433,7 +438,7 @@ impl Stream {
     /// Nothing is sent before tracking fits what the site said.
     fn settle(&self, what: Settle) {
         let Some(tracking) = &self.tracking else { return };
-        let name = self.names.lock().0;
+        let name = self.name();
         if tracking.settle(name, what).is_err() {
             self.disown_tracking();
         }
