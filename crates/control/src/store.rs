@@ -134,6 +134,17 @@ impl Store {
         Ok(self.pool.begin_with("BEGIN IMMEDIATE").await?)
     }
 
+    /// Ends a change that had to find its row: audited and committed where one was changed. False, and nothing at all is
+    /// changed, where none was.
+    async fn end_change(&self, mut tx: Tx, rows: u64, note: &Note) -> Result<bool, StoreError> {
+        if rows == 0 {
+            return Ok(false);
+        }
+        audit::append(&mut tx, self.now(), note).await?;
+        tx.commit().await?;
+        Ok(true)
+    }
+
     fn now(&self) -> WallTime {
         self.clock.wall()
     }

@@ -1,6 +1,6 @@
 //! Agents that have joined.
 
-use super::{Note, Store, StoreError, Tx, audit, maybe_time, nanos, parsed, taken, time};
+use super::{Note, Store, StoreError, Tx, maybe_time, nanos, parsed, taken, time};
 use lifeboat_base::{AgentId, WallTime};
 use sqlx::Row;
 use sqlx::sqlite::SqliteRow;
@@ -66,12 +66,7 @@ impl Store {
         .bind(agent.to_string())
         .execute(&mut *tx)
         .await?;
-        if done.rows_affected() == 0 {
-            return Ok(false);
-        }
-        audit::append(&mut tx, self.now(), note).await?;
-        tx.commit().await?;
-        Ok(true)
+        self.end_change(tx, done.rows_affected(), note).await
     }
 
     /// False when there is no such agent or it is revoked already.
@@ -82,11 +77,6 @@ impl Store {
             .bind(agent.to_string())
             .execute(&mut *tx)
             .await?;
-        if done.rows_affected() == 0 {
-            return Ok(false);
-        }
-        audit::append(&mut tx, self.now(), note).await?;
-        tx.commit().await?;
-        Ok(true)
+        self.end_change(tx, done.rows_affected(), note).await
     }
 }

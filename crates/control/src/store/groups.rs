@@ -145,12 +145,7 @@ impl Store {
     pub async fn delete_group(&self, name: &str, note: &Note) -> Result<bool, StoreError> {
         let mut tx = self.write().await?;
         let done = sqlx::query("DELETE FROM groups WHERE name = $1").bind(name).execute(&mut *tx).await?;
-        if done.rows_affected() == 0 {
-            return Ok(false);
-        }
-        audit::append(&mut tx, self.now(), note).await?;
-        tx.commit().await?;
-        Ok(true)
+        self.end_change(tx, done.rows_affected(), note).await
     }
 
     /// Remembers why there was no point, or that all is well.

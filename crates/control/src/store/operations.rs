@@ -170,12 +170,7 @@ impl Store {
             .bind(id.to_string())
             .execute(&mut *tx)
             .await?;
-        if done.rows_affected() == 0 {
-            return Ok(false);
-        }
-        audit::append(&mut tx, self.now(), note).await?;
-        tx.commit().await?;
-        Ok(true)
+        self.end_change(tx, done.rows_affected(), note).await
     }
 
     pub async fn operation(&self, id: OperationId) -> Result<Option<OperationRow>, StoreError> {

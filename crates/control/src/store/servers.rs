@@ -150,12 +150,7 @@ impl Store {
         .bind(c.from.name())
         .execute(&mut *tx)
         .await?;
-        if done.rows_affected() == 0 {
-            return Ok(false);
-        }
-        audit::append(&mut tx, self.now(), note).await?;
-        tx.commit().await?;
-        Ok(true)
+        self.end_change(tx, done.rows_affected(), note).await
     }
 
     /// Changes what is given of a server's settings.
@@ -199,12 +194,7 @@ impl Store {
         .bind(from.name())
         .execute(&mut *tx)
         .await?;
-        if done.rows_affected() == 0 {
-            return Ok(false);
-        }
-        audit::append(&mut tx, self.now(), note).await?;
-        tx.commit().await?;
-        Ok(true)
+        self.end_change(tx, done.rows_affected(), note).await
     }
 
     /// A person has looked. False when there was nothing to look at.
@@ -214,12 +204,7 @@ impl Store {
             .bind(id.to_string())
             .execute(&mut *tx)
             .await?;
-        if done.rows_affected() == 0 {
-            return Ok(false);
-        }
-        audit::append(&mut tx, self.now(), note).await?;
-        tx.commit().await?;
-        Ok(true)
+        self.end_change(tx, done.rows_affected(), note).await
     }
 
     pub async fn set_fault(&self, id: ServerId, fault: &str, note: &Note) -> Result<(), StoreError> {
@@ -243,12 +228,7 @@ impl Store {
         .bind(id.to_string())
         .execute(&mut *tx)
         .await?;
-        if done.rows_affected() == 0 {
-            return Ok(false);
-        }
-        audit::append(&mut tx, self.now(), note).await?;
-        tx.commit().await?;
-        Ok(true)
+        self.end_change(tx, done.rows_affected(), note).await
     }
 
     pub async fn delete_server(&self, id: ServerId, note: &Note) -> Result<(), StoreError> {

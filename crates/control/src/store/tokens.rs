@@ -84,12 +84,7 @@ impl Store {
             .bind(id)
             .execute(&mut *tx)
             .await?;
-        if done.rows_affected() == 0 {
-            return Ok(false);
-        }
-        audit::append(&mut tx, self.now(), note).await?;
-        tx.commit().await?;
-        Ok(true)
+        self.end_change(tx, done.rows_affected(), note).await
     }
 
     /// Spends a join token and makes its agent known, both or neither.
