@@ -13,12 +13,14 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("replicate", &["base", "block"]),
     ("journal", &["base", "block"]),
     ("nbd", &["base", "block"]),
+    ("vault", &["base", "block"]),
+    ("files", &["base"]),
     ("qmp", &["base"]),
     ("api", &["base"]),
-    ("agent", &["base", "block", "replicate", "nbd", "qmp", "api"]),
-    ("site", &["base", "block", "replicate", "journal", "nbd", "qmp", "api"]),
+    ("agent", &["base", "block", "replicate", "nbd", "qmp", "files", "api"]),
+    ("site", &["base", "block", "replicate", "journal", "vault", "files", "nbd", "qmp", "api"]),
     ("control", &["base", "api"]),
-    ("lifeboat", &["base", "block", "api", "control", "site", "nbd"]),
+    ("lifeboat", &["base", "block", "api", "control", "site", "nbd", "vault"]),
 ];
 
 /// May import anything; nothing outside this list may import them.

@@ -128,3 +128,39 @@ pub const MAX_QMP_MESSAGE: usize = 8 * MIB;
 
 /// Monitor events kept for one listener that does not take them; the oldest give way.
 pub const QMP_EVENTS: usize = 1024;
+
+/// Largest object of a vault's store that is read or written as one, in bytes. Packs are about 32 MiB.
+pub const MAX_OBJECT: u64 = 1 << 30;
+
+/// Content an agent holds for a backup that the site has not answered for, in bytes.
+pub const BACKUP_WINDOW: usize = 24 * MIB;
+
+/// Offers of a backup an agent has out at a time, and blobs in each.
+pub const BACKUP_OFFERS: usize = 32;
+pub const BACKUP_OFFER: usize = 256;
+
+/// Largest frame of a session of a backup or a restore: a blob and what is around it.
+pub const MAX_BACKUP_FRAME: usize = MIB + 64 * KIB;
+
+/// Frames of a backup or a restore that wait at the site.
+pub const BACKUP_QUEUE: usize = 4;
+
+/// Content an agent asks for ahead in a restore, and has not written yet, in bytes.
+pub const RESTORE_WINDOW: usize = 16 * MIB;
+
+/// The same for the blobs of trees. How long they are is known when they come: so many are under way at a time.
+pub const RESTORE_TREE_WINDOW: usize = 8 * MIB;
+pub const RESTORE_TREES: usize = 32;
+
+/// Blobs an agent asks for in one frame of a restore, and those it may have asked for and not been given.
+pub const RESTORE_GET: usize = 64;
+pub const RESTORE_ASKED: usize = 1024;
+
+/// Restores an agent does at a time.
+pub const MAX_RESTORES: usize = 2;
+
+/// Largest tree an agent remembers for the next backup, in bytes of its blobs.
+pub const MAX_REMEMBERED_TREE: u64 = 256 << 20;
+
+/// Bytes of writes to one copy of a vault that go on after its writer was answered.
+pub const COPY_BACKLOG: u64 = 128 << 20;

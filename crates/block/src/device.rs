@@ -115,6 +115,22 @@ pub trait BlockDevice: Send + Sync {
         check_range(self.size(), offset, len)?;
         Ok(vec![Extent { len, kind: ExtentKind::Data }])
     }
+
+    /// Whether the 64 KiB at `offset` have this BLAKE3 hash, where that is known without reading them; `None` where they
+    /// have to be read.
+    ///
+    /// # Errors
+    /// As [`read`](Self::read).
+    fn has_hash(&self, _offset: u64, _hash: &[u8; 32]) -> Result<Option<bool>, BlockError> {
+        Ok(None)
+    }
+}
+
+/// Whether every byte is zero.
+pub fn is_zero(content: &[u8]) -> bool {
+    // SAFETY: any bytes are valid u64s; align_to keeps the unaligned ends apart.
+    let (head, words, tail) = unsafe { content.align_to::<u64>() };
+    head.iter().chain(tail).all(|b| *b == 0) && words.iter().all(|w| *w == 0)
 }
 
 /// # Errors

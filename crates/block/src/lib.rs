@@ -16,7 +16,7 @@ pub mod record;
 pub mod storage;
 
 pub use cow::CowOverlay;
-pub use device::{BlockDevice, BlockError, Extent, ExtentKind, ZeroMode};
+pub use device::{BlockDevice, BlockError, Extent, ExtentKind, ZeroMode, is_zero};
 pub use extent::{ExtentMap, ExtentTable, HistoryItem, Piece, Run};
 pub use fault::FaultDevice;
 pub use file::FileDevice;
