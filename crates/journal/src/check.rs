@@ -3,7 +3,7 @@
 use crate::error::{Damage, JournalError, PointError};
 use crate::index::{self, Barrier, Head};
 use crate::segment::{ScanOptions, Segment, scan};
-use crate::state::{DiskInfo, SegmentState, Shared, effect};
+use crate::state::{Begin, DiskInfo, SegmentState, Shared, effect};
 use lifeboat_base::{DiskId, PointId, Seq};
 use lifeboat_block::ExtentMap;
 use std::collections::BTreeMap;
@@ -92,7 +92,8 @@ pub(crate) fn known(shared: &Shared) -> Result<Vec<Finding>, JournalError> {
 fn affected(shared: &Shared, damage: Vec<Damage>) -> Result<Vec<Finding>, JournalError> {
     let mut findings = Vec::with_capacity(damage.len());
     for d in damage {
-        let healed = if d.first <= d.last { healed_at(shared, &d)? } else { Some(d.first) };
+        let lost = shared.state.read().lost(&d);
+        let healed = if lost { healed_at(shared, &d)? } else { Some(d.first) };
         let state = shared.state.read();
         let needs = |b: &&Barrier| b.seq >= d.first && healed.is_none_or(|h| b.seq < h);
         let first = state.barriers.iter().find(needs);
@@ -121,12 +122,13 @@ fn healed_at(shared: &Shared, lost: &Damage) -> Result<Option<Seq>, JournalError
         let mut missing: BTreeMap<DiskId, Missing> = disks.iter().map(whole).collect();
         let (mut healed, mut hidden, mut indexed) = (None, gap, false);
         // From the start: a fold drops only what later records cover, so what covers the loss is there.
-        let read = shared.history(None, Seq::ZERO, durable, |_, e| {
+        let read = shared.history(None, Begin::Base, durable.next(), |_, e| {
             let (offset, len, _) = effect(&e);
             hidden |= !disks.iter().any(|d| d.disk == e.disk);
             if e.seq <= lost.last {
                 // An index still knows what the one record was.
-                if e.seq == lost.first && lost.first == lost.last {
+                let itself = e.seq == lost.first && u64::from(e.pos) == lost.offset;
+                if itself && lost.first == lost.last {
                     missing = BTreeMap::from([(e.disk, Missing::new(offset, len))]);
                     indexed = true;
                 }

@@ -3,12 +3,12 @@
 //! Invariants: bytes are served only after checksum, seal, place and content checksum agreed; whatever does not is
 //! `Corrupt`. The segments it reads stay while it lives.
 
+use crate::base::BaseDisk;
 use crate::error::{Damage, PointError};
-use crate::format::Kind;
 use crate::segment::{ReadError, content};
-use crate::state::{Place, SegmentState, Shared, effect};
+use crate::state::{Begin, Place, SegmentState, Shared, effect};
 use bytes::Bytes;
-use lifeboat_base::limits::MIB;
+use lifeboat_base::limits::{BLOCK, MIB};
 use lifeboat_base::{DiskId, Seq};
 use lifeboat_block::device::check_range;
 use lifeboat_block::{BlockDevice, BlockError, Extent, ExtentKind, ExtentTable, HistoryItem, ZeroMode};
@@ -29,6 +29,7 @@ enum Below {
     /// Nobody knows: damage took it.
     Lost,
     Device(Arc<PointDevice>),
+    Base(BaseDisk),
 }
 
 /// A disk as it was at one point. Read-only; made of places in the journal, copied nowhere.
@@ -53,20 +54,22 @@ impl PointDevice {
         {
             return Err(PointError::Damaged(damage));
         }
-        map.device(shared, disk, seq, Below::Zeros)
+        let below = map.below();
+        map.device(shared, disk, seq, below)
     }
 
-    /// The same, and what damage took is an error where it is read.
-    pub(crate) fn open_known(shared: Arc<Shared>, disk: DiskId, seq: Seq) -> Result<Self, PointError> {
-        let mut map = Map::load_known(&shared, disk, seq)?;
+    /// Everything committed, also what was supplied since the last record; what damage took is an error where it is read.
+    pub(crate) fn open_known(shared: Arc<Shared>, disk: DiskId) -> Result<Self, PointError> {
+        let durable = shared.state.read().durable;
+        let mut map = Map::load_known(&shared, disk, durable.next())?;
         let whole = map.damage.is_none() || map.forget_before_damage();
-        let below = if whole { Below::Zeros } else { Below::Lost };
-        map.device(shared, disk, seq, below)
+        let below = if whole { map.below() } else { Below::Lost };
+        map.device(shared, disk, durable, below)
     }
 
     /// What follows `below` up to record `seq`, over it.
     pub(crate) fn open_over(shared: Arc<Shared>, below: Arc<Self>, seq: Seq) -> Result<Self, PointError> {
-        let mut map = Map::load(&shared, below.disk, below.seq, seq)?;
+        let mut map = Map::load(&shared, below.disk, Begin::After(below.seq), seq)?;
         match map.damage.take().filter(|d| d.last > below.seq) {
             Some(damage) => Err(PointError::Damaged(damage)),
             None => map.device(shared, below.disk, seq, Below::Device(below)),
@@ -83,17 +86,43 @@ impl PointDevice {
         self.table.len()
     }
 
-    /// Whether any byte of the range may be other than zero. Looks at the map only.
+    /// Whether any byte of the range may be other than zero. Looks at maps only.
     pub fn has_data(&self, offset: u64, len: u64) -> bool {
-        self.table.iter_range(offset, len).any(|run| match (run.value, &self.below) {
-            (Some(place), _) => !place.is_zero(),
-            (None, Below::Zeros) => false,
-            (None, Below::Lost) => true,
-            (None, Below::Device(below)) => {
-                let len = below.size.saturating_sub(run.offset).min(run.len);
-                len > 0 && below.has_data(run.offset, len)
+        let mut data = false;
+        self.each_kind(offset, len, &mut |kind, _| {
+            data = kind == ExtentKind::Data;
+            !data
+        });
+        data
+    }
+
+    /// Whether any of the range is in the base below the journal, which may be far away.
+    pub fn leans(&self, offset: u64, len: u64) -> bool {
+        let mut runs = self.table.iter_range(offset, len).filter(|run| run.value.is_none());
+        match &self.below {
+            Below::Zeros | Below::Lost => false,
+            Below::Device(below) => runs.any(|run| {
+                let there = below.size.saturating_sub(run.offset).min(run.len);
+                there > 0 && below.leans(run.offset, there)
+            }),
+            Below::Base(base) => runs.any(|run| base.there(run.offset, run.len) > 0),
+        }
+    }
+
+    /// Opens what lies below, if there is anything and it is needed.
+    ///
+    /// # Errors
+    /// Why that cannot be read now.
+    pub fn ready(&self) -> Result<(), BlockError> {
+        match &self.below {
+            Below::Zeros | Below::Lost => Ok(()),
+            Below::Device(below) => below.ready(),
+            Below::Base(base) => {
+                let hidden =
+                    self.table.iter_range(0, base.there(0, self.size)).all(|run| run.value.is_some());
+                if hidden { Ok(()) } else { base.device().map(drop) }
             }
-        })
+        }
     }
 
     /// Where nothing is mapped.
@@ -115,6 +144,14 @@ impl PointDevice {
                 }
                 new.fill(0);
             }
+            Below::Base(base) => {
+                let there = base.there(offset, out.len() as u64) as usize;
+                let (old, new) = out.split_at_mut(there);
+                if there > 0 {
+                    base.device()?.read(offset, old)?;
+                }
+                new.fill(0);
+            }
         }
         Ok(())
     }
@@ -129,6 +166,11 @@ impl PointDevice {
                 (None, Below::Device(below)) => {
                     let there = below.size.saturating_sub(run.offset).min(run.len);
                     (there == 0 || below.each_kind(run.offset, there, add))
+                        && (there == run.len || add(ExtentKind::Hole, run.len - there))
+                }
+                (None, Below::Base(base)) => {
+                    let there = base.there(run.offset, run.len);
+                    (there == 0 || base.each_kind(run.offset, there, add))
                         && (there == run.len || add(ExtentKind::Hole, run.len - there))
                 }
             };
@@ -162,7 +204,7 @@ impl PointDevice {
         };
         let hint = u64::from(place.skip) + len;
         let (header, payload) = segment.read(place.pos, hint.max(4096) as usize).map_err(fail)?;
-        if header.kind != Kind::Data
+        if !header.kind.is_content()
             || header.disk != self.disk
             || header.offset + u64::from(place.skip) != offset
             || header.len < u64::from(place.skip) + len
@@ -219,6 +261,20 @@ impl BlockDevice for PointDevice {
         Ok(())
     }
 
+    fn has_hash(&self, offset: u64, hash: &[u8; 32]) -> Result<Option<bool>, BlockError> {
+        let len = BLOCK as u64;
+        check_range(self.size, offset, len)?;
+        if self.table.iter_range(offset, len).any(|run| run.value.is_some()) {
+            return Ok(None);
+        }
+        match &self.below {
+            Below::Zeros | Below::Lost => Ok(None),
+            Below::Device(below) if offset + len <= below.size => below.has_hash(offset, hash),
+            Below::Base(base) if base.there(offset, len) == len => base.device()?.has_hash(offset, hash),
+            Below::Device(_) | Below::Base(_) => Ok(None),
+        }
+    }
+
     fn status(&self, offset: u64, len: u64) -> Result<Vec<Extent>, BlockError> {
         check_range(self.size, offset, len)?;
         let mut runs: Vec<Extent> = Vec::new();
@@ -244,33 +300,35 @@ struct Map {
     /// How many of `items` are not later than that damage.
     before: usize,
     segments: Vec<SegmentState>,
+    /// `None` when nothing lies below.
+    base: Option<BaseDisk>,
 }
 
 impl Map {
     /// From the start, with all damage that reading finds: the point may not need what is lost.
     fn load_known(shared: &Shared, disk: DiskId, upto: Seq) -> Result<Self, PointError> {
         for _ in 0..RETRIES {
-            match Self::load(shared, disk, Seq::ZERO, upto) {
+            match Self::load(shared, disk, Begin::Base, upto) {
                 // Only reading found it; it is known now.
                 Err(PointError::Damaged(_)) => {}
                 other => return other,
             }
         }
-        Self::load(shared, disk, Seq::ZERO, upto)
+        Self::load(shared, disk, Begin::Base, upto)
     }
 
-    fn load(shared: &Shared, disk: DiskId, from: Seq, upto: Seq) -> Result<Self, PointError> {
+    fn load(shared: &Shared, disk: DiskId, from: Begin, upto: Seq) -> Result<Self, PointError> {
         let (size, damage) = {
             let state = shared.state.read();
             let size = state.disks_at(upto).into_iter().find(|d| d.disk == disk).map(|d| d.size);
-            let lost = |d: &&Damage| d.first <= upto && d.first <= d.last;
+            let lost = |d: &&Damage| d.first <= upto && state.lost(d);
             (size, state.damage.iter().filter(lost).max_by_key(|d| d.last).cloned())
         };
         let lost_to = damage.as_ref().map_or(Seq::ZERO, |d| d.last);
         let (mut items, mut before) = (Vec::new(), 0);
-        let segments = shared.history(Some(disk), from, upto, |segment, e| {
+        let history = shared.history(Some(disk), from, upto, |segment, e| {
             let (offset, len, zero) = effect(&e);
-            if from == Seq::ZERO && zero && offset == 0 && size.is_some_and(|size| len >= size) {
+            if from == Begin::Base && zero && offset == 0 && size.is_some_and(|size| len >= size) {
                 // Nothing before matters any more.
                 items.clear();
                 before = 0;
@@ -281,7 +339,12 @@ impl Map {
                 before = items.len();
             }
         })?;
-        Ok(Self { size, damage, items, before, segments })
+        let base = history.base.as_ref().and_then(|base| shared.base_disk(base, disk));
+        Ok(Self { size, damage, items, before, segments: history.segments, base })
+    }
+
+    fn below(&mut self) -> Below {
+        self.base.take().map_or(Below::Zeros, Below::Base)
     }
 
     /// Drops what came before the damage. `true` when what came after it covers the whole disk, so that nothing lost
@@ -306,7 +369,13 @@ impl Map {
         let bare = matches!(below, Below::Zeros);
         let table = ExtentTable::build(&self.items, |place| !bare || !place.is_zero());
         let segments = self.segments;
-        Ok(PointDevice { _shared: shared, disk, seq, size, segments, table, below, cache: Mutex::default() })
+        let cache = Mutex::default();
+        let device = PointDevice { _shared: shared, disk, seq, size, segments, table, below, cache };
+        // At once where that can be done: whoever keeps bases keeps those that are open.
+        if let Err(e) = device.ready() {
+            tracing::debug!("{disk} after record {seq} stands on a base that cannot be opened yet: {e}");
+        }
+        Ok(device)
     }
 }
 

@@ -23,7 +23,7 @@ use crate::format::{Header, Kind, OVERHEAD, SEGMENT_HEADER};
 use crate::index::{Entry, Head, Summary};
 use crate::manifest::Listed;
 use crate::segment::{ReadError, Segment, note};
-use crate::state::{SegmentState, Shared, effect};
+use crate::state::{Begin, SegmentState, Shared, effect};
 use crate::writer::{create_segment, seal_record, segment_id};
 use bytes::Bytes;
 use lifeboat_base::limits::MIB;
@@ -117,7 +117,7 @@ pub struct TrimReport {
 /// Trims a journal while its writer writes and its points are mounted.
 #[derive(Clone)]
 pub struct JournalKeeper {
-    shared: Arc<Shared>,
+    pub(crate) shared: Arc<Shared>,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -146,12 +146,22 @@ struct Past {
 impl Past {
     fn load(shared: &Shared, upto: Seq) -> Result<(Vec<SegmentState>, Self), JournalError> {
         let mut past = Self::default();
-        let mut sizes: BTreeMap<DiskId, u64> = BTreeMap::new();
+        let (base, mut sizes) = {
+            let state = shared.state.read();
+            let sizes = state.base.iter().flat_map(|b| b.info.disks.iter().map(|d| (d.disk, d.size)));
+            (state.from(), sizes.collect::<BTreeMap<DiskId, u64>>())
+        };
         let segments = shared
-            .history(None, Seq::ZERO, upto, |segment, e| {
+            .history(None, Begin::Start, upto, |segment, e| {
                 let n = segment as usize + 1;
                 past.live.resize_with(n.max(past.live.len()), Vec::new);
                 past.stored.resize_with(n.max(past.stored.len()), Vec::new);
+                if e.seq <= base {
+                    // The base has it.
+                    past.live[n - 1].push(false);
+                    past.stored[n - 1].push(OVERHEAD as u32 + e.payload);
+                    return;
+                }
                 let (offset, len, zero) = effect(&e);
                 // A disk's size stays when it says something new.
                 let sized = e.kind == Kind::Disk && sizes.insert(e.disk, e.len) != Some(e.len);
@@ -169,7 +179,8 @@ impl Past {
                     what: "cannot plan a trim".into(),
                     source: io::Error::other(other.to_string()),
                 },
-            })?;
+            })?
+            .segments;
         past.live.resize_with(segments.len(), Vec::new);
         past.stored.resize_with(segments.len(), Vec::new);
         for items in past.disks.values() {
@@ -253,8 +264,8 @@ impl JournalKeeper {
                 worth[n] && !(alone && dense)
             })
             .collect();
-        // A wiped disk is what makes points after damage whole again, so then zeros stay.
-        if damaged.is_empty() {
+        // A wiped disk is what makes points after damage whole again, so then zeros stay; also where they hide a base.
+        if damaged.is_empty() && shared.state.read().base.is_none() {
             past.drop_idle_zeros(&chosen);
         }
         let mut runs: Vec<FoldRun> = Vec::new();
@@ -273,8 +284,8 @@ impl JournalKeeper {
         Ok(TrimPlan { horizon: Some(horizon), points, runs })
     }
 
-    /// Where the horizon belongs, and how many points that costs. `None` when there are no points.
-    fn horizon(&self) -> Option<(PointId, usize)> {
+    /// Where the horizon belongs by the window, and how many points that costs. `None` when there are no points.
+    pub fn horizon(&self) -> Option<(PointId, usize)> {
         let state = self.shared.state.read();
         let newest = state.barriers.last()?;
         // Time: the newest barrier that is a whole window older than the newest of all.
@@ -296,6 +307,18 @@ impl JournalKeeper {
         }
         let at = by_time.max(by_bytes).min(state.barriers.len() - 1);
         Some((state.barriers[at].id(), at))
+    }
+
+    /// Lets go of the points before the window, where they are at least so many, and of nothing else: a base does the rest.
+    ///
+    /// # Errors
+    /// As [`trim`](Self::trim).
+    pub fn drop_points(&self, many: usize) -> Result<usize, JournalError> {
+        let Some((horizon, points)) = self.horizon().filter(|(_, points)| *points >= many) else {
+            return Ok(0);
+        };
+        let plan = TrimPlan { horizon: Some(horizon), points, runs: Vec::new() };
+        Ok(self.trim(&plan)?.points_dropped)
     }
 
     /// Carries out a plan. Runs beside the writer and beside mounts.

@@ -5,7 +5,7 @@
 //! ```text
 //! segment header, 128 bytes            record header, 64 bytes, then payload, then 16 bytes of tag
 //!   0  "LBJSEG01"                        0  "LBR1"
-//!   8  version u16 = 1                   4  kind u8: 1 data 2 zero 3 barrier 4 disk 5 epoch
+//!   8  version u16 = 1                   4  kind u8: 1 data 2 zero 3 barrier 4 disk 5 epoch 6 supplied
 //!  10  flags u16: 1 = base               5  detail u8: codec of data, kind of barrier
 //!  12  crc u32 (see below)               6  disk u16
 //!  16  journal id                        8  crc u32: CRC32C of this header with crc = 0,
@@ -23,6 +23,9 @@
 //!                                       60  durable u32: the bytes of this segment before this
 //!                                           position were on stable storage when it was written
 //! ```
+//!
+//! Supplied is data that the stream named and did not bring. It has the number of the record that comes next and takes none
+//! itself: a point before that record is without it, every one after it includes it.
 //!
 //! `durable` tells damage from a torn tail: a bad record before a position that a later good record calls durable
 //! was whole once.
@@ -122,11 +125,19 @@ pub(crate) enum Kind {
     Barrier = 3,
     Disk = 4,
     Epoch = 5,
+    Supplied = 6,
 }
 
 impl Kind {
     pub(crate) fn from_u8(v: u8) -> Option<Self> {
-        [Self::Data, Self::Zero, Self::Barrier, Self::Disk, Self::Epoch].into_iter().find(|k| *k as u8 == v)
+        [Self::Data, Self::Zero, Self::Barrier, Self::Disk, Self::Epoch, Self::Supplied]
+            .into_iter()
+            .find(|k| *k as u8 == v)
+    }
+
+    /// Whether it brings content.
+    pub(crate) fn is_content(self) -> bool {
+        matches!(self, Self::Data | Self::Supplied)
     }
 }
 
@@ -189,7 +200,7 @@ impl Header {
         let on_disk = usize::from(h.disk.0) < MAX_DISKS
             && h.offset.checked_add(h.len).is_some_and(|end| end <= MAX_DISK);
         let ok = match h.kind {
-            Kind::Data => {
+            Kind::Data | Kind::Supplied => {
                 on_disk
                     && h.len <= MAX_RECORD as u64
                     && h.payload as usize <= MAX_RECORD

@@ -9,7 +9,7 @@
 //! - a segment is written by one opening of the journal only. Its key is its own and a record's nonce is its
 //!   position, so no nonce is ever used twice;
 //! - the segments in the manifest, in order, cover disjoint and growing ranges of sequence numbers;
-//! - folding changes no point at or after the horizon.
+//! - folding changes no point at or after the horizon, and neither does moving the base on.
 //!
 //! A journal is a directory:
 //!
@@ -27,11 +27,13 @@
 //!                                                   └─> index written, next append starts a new segment
 //!  reader ──> points, resolve, open_point: indexes up to the barrier ──> extent table ──> PointDevice
 //!  keeper ──> plan_trim, trim: what lies before the horizon loses its superseded records
+//!         └─> advance_base: what an image kept elsewhere holds goes                            (base.rs)
 //! ```
 //!
 //! Memory: 48 bytes per barrier in the window, 40 per record of the current segment, and per mounted disk 32
 //! bytes per live extent. Indexes of finished segments stay on disk and are read when a point is opened.
 
+mod base;
 mod check;
 mod device;
 mod error;
@@ -47,6 +49,7 @@ mod segment;
 mod state;
 mod writer;
 
+pub use base::{AdvanceReport, BaseInfo, Elsewhere};
 pub use check::{CheckReport, Finding};
 pub use device::PointDevice;
 pub use error::{Damage, JournalError, PointError};

@@ -4,24 +4,40 @@
 //! never changed; the copy is written after it and stands in when it is damaged.
 //!
 //! ```text
-//!   0  "LBJMAN01"                      72  segments, 48 bytes each:
-//!   8  journal id                            id 16, first seq u64,
-//!  24  key check: 16 bytes of a mac          length u64 (0: not known yet),
-//!  40  generation u64                        flags u64: 1 = base, last seq u64 (when finished)
-//!  48  horizon u64                         mac: keyed BLAKE3 of all of the above
-//!  56  epoch u32                           crc u32: CRC32C of all of the above
-//!  60  segments u32
-//!  64  created u64, ns since 1970
+//!   0  "LBJMAN01", or "LBJMAN02"       64  created u64, ns since 1970
+//!   8  journal id                      72  version 2: what is below (see there)
+//!  24  key check: 16 bytes of a mac        segments, 48 bytes each:
+//!  40  generation u64                        id 16, first seq u64,
+//!  48  horizon u64                           length u64 (0: not known yet),
+//!  56  epoch u32                             flags u64: 1 = base, last seq u64 (when finished)
+//!  60  segments u32                        mac: keyed BLAKE3 of all of the above
+//!                                          crc u32: CRC32C of all of the above
+//!
+//! what is below:  0  flags u32: 1 = there is a base
+//!                 4  the window's clock u32, in seconds
+//!                 8  id of the base 16
+//!                24  its last seq u64
+//!                32  disks u32
+//!                36  disks, 16 bytes each: disk u64, size u64
 //! ```
+//! Version 2 is written once there is a base, or something was supplied (`Kind::Supplied`): versions of Lifeboat that know
+//! neither refuse it, and read journals without either.
 
+use crate::base::{Base, BaseInfo};
 use crate::error::{JournalError, no_space};
 use crate::format::{id_at, u32_at, u64_at};
 use crate::seal::{MAC, MacKey};
-use lifeboat_base::{Epoch, Seq, WallTime};
+use crate::state::DiskInfo;
+use lifeboat_base::limits::{MAX_DISK, MAX_DISKS};
+use lifeboat_base::{DiskId, Epoch, Seq, WallTime};
 use lifeboat_block::storage::{Storage, read_whole, write_all};
 use std::io;
 
 const MAGIC: &[u8; 8] = b"LBJMAN01";
+const MAGIC_LOCAL: &[u8; 8] = b"LBJMAN02";
+/// Bytes of what is below, without the disks.
+const BELOW: usize = 36;
+const DISK: usize = 16;
 const HEAD: usize = 72;
 const SEGMENT: usize = 48;
 const MAX_MANIFEST: u64 = 64 << 20;
@@ -48,16 +64,52 @@ pub(crate) struct Manifest {
     pub epoch: Epoch,
     pub created: WallTime,
     pub segments: Vec<Listed>,
+    pub base: Option<Base>,
+    /// Older versions of Lifeboat would misread it.
+    pub local: bool,
 }
 
 fn key_check(mac: &MacKey, journal: &[u8]) -> [u8; 16] {
     id_at(&mac.of(&[b"key check", journal]), 0)
 }
 
+fn encode_below(base: Option<&Base>, b: &mut Vec<u8>) {
+    let none = Base { info: BaseInfo { id: [0; 16], seq: Seq::ZERO, disks: Vec::new() }, clock: 0 };
+    let Base { info, clock } = base.unwrap_or(&none);
+    b.extend_from_slice(&u32::from(base.is_some()).to_le_bytes());
+    b.extend_from_slice(&clock.to_le_bytes());
+    b.extend_from_slice(&info.id);
+    b.extend_from_slice(&info.seq.0.to_le_bytes());
+    b.extend_from_slice(&(info.disks.len() as u32).to_le_bytes());
+    for d in &info.disks {
+        b.extend_from_slice(&u64::from(d.disk.0).to_le_bytes());
+        b.extend_from_slice(&d.size.to_le_bytes());
+    }
+}
+
+/// The base, and what follows.
+fn decode_below(b: &[u8]) -> Option<(Option<Base>, &[u8])> {
+    let (head, rest) = b.split_at_checked(BELOW)?;
+    let count = u32_at(head, 32) as usize;
+    let (disks, rest) = rest.split_at_checked(count.min(MAX_DISKS + 1) * DISK)?;
+    let disk = |d: &[u8]| {
+        let disk = u16::try_from(u64_at(d, 0)).ok().filter(|d| usize::from(*d) < MAX_DISKS)?;
+        let size = Some(u64_at(d, 8)).filter(|size| *size <= MAX_DISK)?;
+        Some(DiskInfo { disk: DiskId(disk), size })
+    };
+    let disks = disks.chunks_exact(DISK).map(disk).collect::<Option<Vec<_>>>()?;
+    if count > MAX_DISKS {
+        return None;
+    }
+    let info = BaseInfo { id: id_at(head, 8), seq: Seq(u64_at(head, 24)), disks };
+    let base = Base { info, clock: u32_at(head, 4) };
+    Some(((u32_at(head, 0) & 1 == 1).then_some(base), rest))
+}
+
 impl Manifest {
     fn encode(&self, mac: &MacKey) -> Vec<u8> {
         let mut b = Vec::with_capacity(HEAD + self.segments.len() * SEGMENT + MAC + 4);
-        b.extend_from_slice(MAGIC);
+        b.extend_from_slice(if self.local { MAGIC_LOCAL } else { MAGIC });
         b.extend_from_slice(&self.journal);
         b.extend_from_slice(&key_check(mac, &self.journal));
         b.extend_from_slice(&self.generation.to_le_bytes());
@@ -65,6 +117,9 @@ impl Manifest {
         b.extend_from_slice(&self.epoch.0.to_le_bytes());
         b.extend_from_slice(&(self.segments.len() as u32).to_le_bytes());
         b.extend_from_slice(&self.created.0.to_le_bytes());
+        if self.local {
+            encode_below(self.base.as_ref(), &mut b);
+        }
         for s in &self.segments {
             b.extend_from_slice(&s.id);
             for v in [s.first.0, s.len, u64::from(s.base), s.last.0] {
@@ -80,7 +135,8 @@ impl Manifest {
 
     fn decode(b: &[u8], mac: &MacKey) -> Result<Self, JournalError> {
         let bad = |why: &str| JournalError::Manifest(why.into());
-        if b.len() < HEAD + MAC + 4 || &b[..8] != MAGIC {
+        let local = b.get(..8) == Some(MAGIC_LOCAL);
+        if b.len() < HEAD + MAC + 4 || !(local || &b[..8] == MAGIC) {
             return Err(bad("it is not a manifest of a version known here"));
         }
         let (body, crc) = b.split_at(b.len() - 4);
@@ -92,9 +148,13 @@ impl Manifest {
             return Err(JournalError::WrongKey);
         }
         let (body, sum) = body.split_at(body.len() - MAC);
-        let listed = &body[HEAD..];
-        if !mac.verify(&[body], sum) || listed.len() != u32_at(b, 60) as usize * SEGMENT {
+        if !mac.verify(&[body], sum) {
             return Err(bad("its seal is wrong"));
+        }
+        let below = if local { decode_below(&body[HEAD..]) } else { Some((None, &body[HEAD..])) };
+        let (base, listed) = below.ok_or_else(|| bad("it contradicts itself"))?;
+        if listed.len() != u32_at(b, 60) as usize * SEGMENT {
+            return Err(bad("it contradicts itself"));
         }
         let segment = |s: &[u8]| Listed {
             id: id_at(s, 0),
@@ -110,6 +170,8 @@ impl Manifest {
             epoch: Epoch(u32_at(b, 56)),
             created: WallTime(u64_at(b, 64)),
             segments: listed.chunks_exact(SEGMENT).map(segment).collect(),
+            base,
+            local,
         })
     }
 
@@ -181,3 +243,6 @@ fn write_temporary(storage: &dyn Storage, bytes: &[u8]) -> io::Result<()> {
     write_all(&*file, bytes, 0)?;
     file.sync()
 }
+
+#[cfg(test)]
+mod tests;

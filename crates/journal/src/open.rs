@@ -15,6 +15,7 @@ use crate::state::{ManifestStore, SegmentState, Shared, State};
 use crate::writer::{Journal, JournalConfig, segment_id};
 use lifeboat_base::limits::MIB;
 use lifeboat_base::{Clock, Entropy, Epoch, Seq};
+use lifeboat_block::codec::Encoder;
 use lifeboat_block::storage::{DirStorage, LogFile, Storage, read_most, write_all};
 use parking_lot::{Mutex, RwLock};
 use std::collections::HashSet;
@@ -101,6 +102,7 @@ impl Journal {
             segment_records: config.segment_records,
             window: Mutex::new((config.window, config.window_bytes)),
             state: RwLock::default(),
+            elsewhere: RwLock::default(),
             trimming: Mutex::new(()),
             opened: (Duration::ZERO, clock.monotonic()),
             manifest: Mutex::new(ManifestStore::new(manifest.clone())),
@@ -126,6 +128,7 @@ impl Journal {
             since_barrier,
             poison: None,
             mark: MarkFile::default(),
+            encoder: Encoder::default(),
         };
         Ok((journal, report))
     }
@@ -163,6 +166,8 @@ fn load_manifest(
                 epoch: Epoch(0),
                 created: clock.wall(),
                 segments: Vec::new(),
+                base: None,
+                local: false,
             };
             save(&manifest)?;
             manifest
@@ -195,6 +200,13 @@ fn load_segments(
 ) -> Result<(State, u64, u32), JournalError> {
     let mut state = State { horizon: manifest.horizon, epoch: manifest.epoch, ..State::default() };
     let (mut since, mut window_clock) = (0, 0);
+    if let Some(base) = &manifest.base {
+        state.durable = base.info.seq;
+        state.disks.extend(base.changes());
+        state.base = Some(Arc::new(base.clone()));
+        window_clock = base.clock;
+    }
+    let from = state.from();
     let mark = Mark::load(&*shared.storage, &shared.mac);
     for (n, listed) in manifest.segments.iter().enumerate() {
         let next = manifest.segments.get(n + 1);
@@ -227,7 +239,7 @@ fn load_segments(
         state.durable = state.durable.max(summary.last);
         state.epoch = state.epoch.max(summary.epoch);
         state.barriers.extend(found.head.barriers.into_iter().filter(|b| b.seq >= manifest.horizon));
-        state.disks.extend(found.head.disks);
+        state.disks.extend(found.head.disks.into_iter().filter(|d| from == Seq::ZERO || d.seq > from));
         report.damage.extend(damage.iter().cloned());
         state.damage.extend(damage);
         state.segments.push(SegmentState { segment, summary });

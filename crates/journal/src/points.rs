@@ -1,11 +1,13 @@
 //! Finding recovery points.
 
+use crate::base::BaseInfo;
 use crate::check::{CheckReport, Finding};
 use crate::device::PointDevice;
 use crate::error::{JournalError, PointError};
 use crate::format::Kind;
 use crate::index::Barrier;
-use crate::state::{DiskInfo, Shared};
+use crate::state::{Begin, DiskInfo, Shared, effect};
+use lifeboat_base::limits::BLOCK;
 use lifeboat_base::{DiskId, Epoch, PointId, PointSpec, Seq, WallTime};
 use lifeboat_block::BarrierKind;
 use std::sync::Arc;
@@ -21,6 +23,44 @@ pub struct PointInfo {
     pub kind: BarrierKind,
     /// Bytes of data written since the point listed before this one in time.
     pub bytes_since_previous: u64,
+}
+
+/// Runs of blocks noted before they are merged.
+const MOST_RUNS: usize = 1 << 18;
+
+/// Runs of whole blocks, from and to.
+struct Runs {
+    all: Vec<(u64, u64)>,
+    merge_at: usize,
+}
+
+impl Runs {
+    fn add(&mut self, from: u64, to: u64, size: u64) {
+        if from >= to {
+            return;
+        }
+        let block = BLOCK as u64;
+        let (from, to) = (from - from % block, to.next_multiple_of(block).min(size));
+        match self.all.last_mut() {
+            Some(last) if last.0 <= from && from <= last.1 => last.1 = last.1.max(to),
+            _ => self.all.push((from, to)),
+        }
+        if self.all.len() >= self.merge_at {
+            self.merge();
+            self.merge_at = (2 * self.all.len()).max(MOST_RUNS);
+        }
+    }
+
+    fn merge(&mut self) {
+        self.all.sort_unstable();
+        self.all.dedup_by(|next, last| {
+            let joins = next.0 <= last.1;
+            if joins {
+                last.1 = last.1.max(next.1);
+            }
+            joins
+        });
+    }
 }
 
 /// Which points to list. Times are the source's.
@@ -151,8 +191,7 @@ impl JournalReader {
     /// # Errors
     /// `UnknownDisk`, and what the system reports.
     pub fn open_live(&self, disk: DiskId) -> Result<PointDevice, PointError> {
-        let durable = self.shared.state.read().durable;
-        PointDevice::open_known(self.shared.clone(), disk, durable)
+        PointDevice::open_known(self.shared.clone(), disk)
     }
 
     /// A disk as it was after record `seq`, whether or not that is a barrier.
@@ -196,9 +235,9 @@ impl JournalReader {
     /// `Damaged`, and what the system reports.
     pub fn content(&self) -> Result<(u64, u64), PointError> {
         let (mut writes, mut bytes) = (0, 0);
-        self.shared.history(None, Seq::ZERO, Seq(u64::MAX), |_, e| {
+        self.shared.history(None, Begin::Start, Seq(u64::MAX), |_, e| {
             writes += u64::from(e.kind != Kind::Disk);
-            bytes += if e.kind == Kind::Data { e.len } else { 0 };
+            bytes += if e.kind.is_content() { e.len } else { 0 };
         })?;
         Ok((writes, bytes))
     }
@@ -236,8 +275,81 @@ impl JournalReader {
             points: state.barriers.len(),
             oldest: state.barriers.first().map(info),
             newest: state.barriers.last().map(info),
-            damaged: state.damage.len() + state.found.len(),
+            damaged: {
+                // What the base holds is not lost; of damage that lost no record nobody knows what it means.
+                let matters = |d: &&crate::Damage| d.first > d.last || state.lost(d);
+                state.damage.iter().chain(&state.found).filter(matters).count()
+            },
         }
+    }
+
+    /// The journal's own id, for ever.
+    pub fn id(&self) -> [u8; 16] {
+        self.shared.journal
+    }
+
+    /// Which base stands after a restart is known: no change of the manifest is in doubt.
+    pub fn is_sure(&self) -> bool {
+        self.shared.manifest.lock().is_sure()
+    }
+
+    /// What lies below the records.
+    pub fn base(&self) -> Option<BaseInfo> {
+        self.shared.state.read().base.as_ref().map(|b| b.info.clone())
+    }
+
+    /// Whether any content was ever taken, be it without a record of the stream.
+    pub fn has_content(&self) -> bool {
+        let state = self.shared.state.read();
+        state.base.is_some()
+            || !state.barriers.is_empty()
+            || state.segments.iter().any(|s| s.summary.tail > 0)
+    }
+
+    /// How far the base can be moved on so that all finished segments go, and their bytes. `None` where there are none.
+    pub fn finished(&self) -> Option<(Seq, u64)> {
+        let state = self.shared.state.read();
+        let finished = &state.segments[..state.segments.len() - usize::from(state.open.is_some())];
+        let last = finished.last()?.summary.last;
+        let bytes = finished.iter().map(|s| s.summary.len).sum();
+        Some((last.next().min(state.durable), bytes))
+    }
+
+    /// Bytes of finished segments that hold nothing from record `seq` on.
+    pub fn bytes_before(&self, seq: Seq) -> u64 {
+        let state = self.shared.state.read();
+        let finished = &state.segments[..state.segments.len() - usize::from(state.open.is_some())];
+        finished.iter().take_while(|s| s.summary.last < seq).map(|s| s.summary.len).sum()
+    }
+
+    /// Which parts of a disk may differ between record `from` and record `to`: whole blocks, in order, disjoint, within the
+    /// disk as it is at `to`. All of it where damage hides what was written.
+    ///
+    /// # Errors
+    /// `BeforeWindow` or `NoPoints` when either is before the oldest point, except that `from` may be the base; `UnknownDisk`; `Damaged`.
+    pub fn changed(&self, disk: DiskId, from: Seq, to: Seq) -> Result<Vec<(u64, u64)>, PointError> {
+        let (old, size, damaged) = {
+            let state = self.shared.state.read();
+            let size_at = |seq| state.disks_at(seq).into_iter().find(|d| d.disk == disk).map(|d| d.size);
+            let (old, size) = (size_at(from), size_at(to));
+            let lost = |d: &crate::Damage| d.first <= d.last && d.first <= to && d.last > from;
+            (old.unwrap_or(0), size, state.damage.iter().chain(&state.found).any(lost))
+        };
+        let size = size.ok_or(PointError::UnknownDisk { disk })?;
+        let mut runs = Runs { all: Vec::new(), merge_at: MOST_RUNS };
+        self.shared.history(Some(disk), Begin::After(from), to, |_, e| {
+            let (offset, len, _) = effect(&e);
+            runs.add(offset.min(size), offset.saturating_add(len).min(size), size);
+        })?;
+        if old != size {
+            // The last block is shorter or longer now, and what follows is new.
+            runs.add(old.min(size).saturating_sub(1), size, size);
+        }
+        if damaged && size > 0 {
+            return Ok(vec![(0, size)]);
+        }
+        runs.merge();
+        Ok(runs.all.into_iter().map(|(from, to)| (from, to - from)).collect())
     }
 
     /// Looks at every segment: headers and indexes, or with `full` every record, unsealed and decoded.

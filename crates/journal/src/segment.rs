@@ -143,11 +143,13 @@ pub(crate) fn content(header: &Header, payload: &Bytes) -> Result<Bytes, ReadErr
 pub(crate) fn note(head: &mut Head, entries: &mut Vec<Entry>, h: &Header, pos: u64, end: u64) {
     let s = &mut head.summary;
     s.len = end;
-    s.last = s.last.max(h.seq);
+    // What was supplied stands before a record that may be in another segment.
+    let last = if h.kind == Kind::Supplied { Seq(h.seq.0.saturating_sub(1)) } else { h.seq };
+    s.last = s.last.max(last);
     s.epoch = s.epoch.max(h.epoch);
     s.records += 1;
     match h.kind {
-        Kind::Data => s.tail += h.len,
+        Kind::Data | Kind::Supplied => s.tail += h.len,
         Kind::Barrier => {
             s.tail = 0;
             s.clock = s.clock.max(h.clock);
@@ -164,7 +166,7 @@ pub(crate) fn note(head: &mut Head, entries: &mut Vec<Entry>, h: &Header, pos: u
         Kind::Disk => head.disks.push(DiskChange { seq: h.seq, size: h.len, disk: h.disk }),
         Kind::Zero | Kind::Epoch => {}
     }
-    if matches!(h.kind, Kind::Data | Kind::Zero | Kind::Disk) {
+    if h.kind.is_content() || matches!(h.kind, Kind::Zero | Kind::Disk) {
         entries.push(Entry {
             offset: h.offset,
             len: h.len,
@@ -233,7 +235,9 @@ pub(crate) fn scan(segment: &Segment, options: &ScanOptions) -> io::Result<Scan>
                 out.damage.push(damage(pos, record.header.seq, record.header.seq));
             }
             note(&mut out.head, &mut out.entries, &record.header, pos, next);
-            prev = record.header.seq;
+            if record.header.kind != Kind::Supplied {
+                prev = record.header.seq;
+            }
             pos = next;
             continue;
         }
@@ -250,7 +254,9 @@ pub(crate) fn scan(segment: &Segment, options: &ScanOptions) -> io::Result<Scan>
             return Ok(out);
         };
         let resumes = if h.kind == Kind::Epoch { h.seq } else { Seq(h.seq.0.saturating_sub(1)) };
-        out.damage.push(damage(pos, prev.next(), resumes));
+        // No number is missing: it was one record of an epoch, which is just so long, or content was supplied there.
+        let supplied = resumes < prev.next() && at - pos > OVERHEAD as u64;
+        out.damage.push(damage(pos, prev.next(), if supplied { prev.next() } else { resumes }));
         prev = resumes;
         pos = at;
     }
@@ -278,7 +284,7 @@ struct Whole<'a> {
 
 impl Whole<'_> {
     fn decodes(&self) -> bool {
-        self.header.kind != Kind::Data || content(&self.header, &Bytes::copy_from_slice(self.payload)).is_ok()
+        !self.header.kind.is_content() || content(&self.header, &Bytes::copy_from_slice(self.payload)).is_ok()
     }
 }
 

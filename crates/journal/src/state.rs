@@ -3,6 +3,7 @@
 //! Invariants: readers see committed records only; segments are in order and disjoint; barriers before the horizon
 //! are not in the list. Locks are taken in the order manifest, state.
 
+use crate::base::{Base, Elsewhere};
 use crate::error::{Damage, JournalError, PointError};
 use crate::format::Kind;
 use crate::index::{self, Barrier, DiskChange, Entry, Head, Summary};
@@ -46,9 +47,32 @@ pub(crate) struct State {
     pub horizon: Seq,
     pub durable: Seq,
     pub epoch: Epoch,
+    /// What lies below the records.
+    pub base: Option<Arc<Base>>,
+}
+
+/// Where a history begins.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Begin {
+    /// With the first entry stored, also what the base holds already.
+    Start,
+    /// After the base.
+    Base,
+    After(Seq),
+}
+
+/// What a history is made of.
+pub(crate) struct History {
+    pub segments: Vec<SegmentState>,
+    pub base: Option<Arc<Base>>,
 }
 
 impl State {
+    /// Damage that lost something the base does not hold.
+    pub(crate) fn lost(&self, d: &Damage) -> bool {
+        d.first <= d.last && (self.base.is_none() || d.last > self.from())
+    }
+
     /// Sizes of the disks that exist at `seq`.
     pub(crate) fn disks_at(&self, seq: Seq) -> Vec<DiskInfo> {
         let mut disks: Vec<DiskInfo> = Vec::new();
@@ -72,6 +96,11 @@ impl ManifestStore {
     pub(crate) fn new(current: Manifest) -> Self {
         Self { current, broken: None }
     }
+
+    /// The file is known to be what `current` says.
+    pub(crate) fn is_sure(&self) -> bool {
+        self.broken.is_none()
+    }
 }
 
 pub(crate) struct Shared {
@@ -88,6 +117,8 @@ pub(crate) struct Shared {
     pub window: Mutex<(Duration, u64)>,
     pub manifest: Mutex<ManifestStore>,
     pub state: RwLock<State>,
+    /// Where the base is kept.
+    pub elsewhere: RwLock<Option<Arc<dyn Elsewhere>>>,
     /// Held by the one trim that may run.
     pub trimming: Mutex<()>,
     /// Time on the window clock when the journal was opened, and the monotonic time then.
@@ -209,23 +240,30 @@ impl Shared {
         }
     }
 
-    /// The entries of `disk` after `from` and up to `upto`, oldest first, each with the number of its segment in the
-    /// list returned.
+    /// The entries of `disk` up to `upto`, oldest first, each with the number of its segment in the list returned.
     pub(crate) fn history(
         &self,
         disk: Option<DiskId>,
-        from: Seq,
+        from: Begin,
         upto: Seq,
         mut f: impl FnMut(u32, Entry),
-    ) -> Result<Vec<SegmentState>, PointError> {
-        let (segments, open) = {
+    ) -> Result<History, PointError> {
+        let (history, open, from) = {
             let state = self.state.read();
             // Looked at together with the segments: a trim moves the horizon before it takes records away. What
-            // begins in the middle needs every record after that, also those a fold may drop.
-            if (upto < state.horizon || (from > Seq::ZERO && from < state.horizon))
-                && let Some(oldest) = state.barriers.first()
+            // begins in the middle needs every record after that, also those a fold may drop; not so after the base.
+            let base = state.from();
+            let (after, middle) = match from {
+                Begin::Start => (Seq::ZERO, false),
+                Begin::Base => (base, false),
+                Begin::After(seq) => (seq, seq != base),
+            };
+            if upto < state.horizon || after < base && from != Begin::Start || middle && after < state.horizon
             {
-                return Err(PointError::BeforeWindow { oldest: oldest.id() });
+                return Err(match state.barriers.first() {
+                    Some(oldest) => PointError::BeforeWindow { oldest: oldest.id() },
+                    None => PointError::NoPoints,
+                });
             }
             let mut segments = state.segments.clone();
             let count = segments.partition_point(|s| s.segment.first <= upto);
@@ -237,11 +275,13 @@ impl Shared {
                 _ => None,
             };
             segments.truncate(count);
-            (segments, open)
+            (History { segments, base: state.base.clone() }, open, after)
         };
+        let segments = &history.segments;
         let finished = segments.len() - usize::from(open.is_some());
         let wanted = |e: &Entry| e.seq > from && disk.is_none_or(|d| d == e.disk);
-        let later = |s: &&SegmentState| from == Seq::ZERO || s.summary.last > from;
+        // What was supplied has the number after the last.
+        let later = |s: &&SegmentState| from == Seq::ZERO || s.summary.last >= from;
         for (n, s) in segments[..finished].iter().enumerate().filter(|(_, s)| later(s)) {
             self.each_entry(s, upto, |e| {
                 if wanted(&e) {
@@ -252,7 +292,7 @@ impl Shared {
         for e in open.into_iter().flatten().filter(wanted) {
             f(finished as u32, e);
         }
-        Ok(segments)
+        Ok(history)
     }
 }
 

@@ -1,13 +1,17 @@
 //! A source, a journal and a model to compare them by.
 #![allow(clippy::unwrap_used)]
 
-use crate::{Journal, JournalConfig, JournalError, JournalKey, JournalReader, OpenReport, PointDevice};
+use crate::{
+    Elsewhere, Journal, JournalConfig, JournalError, JournalKey, JournalReader, OpenReport, PointDevice,
+};
 use lifeboat_base::{DiskId, Entropy, Epoch, ManualClock, PointId, SeededEntropy, Seq, WallTime};
 use lifeboat_block::codec::Encoder;
 use lifeboat_block::storage::MemoryStorage;
-use lifeboat_block::{BarrierKind, BlockDevice, Body, Record};
+use lifeboat_block::{BarrierKind, BlockDevice, BlockError, Body, MemoryDevice, Record};
+use parking_lot::Mutex;
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 pub(crate) const DISK: u64 = 16 * 1024;
@@ -69,6 +73,43 @@ impl Rig {
     pub(crate) fn names(&self, ending: &str) -> Vec<String> {
         use lifeboat_block::storage::Storage;
         self.storage.list().unwrap().into_iter().filter(|n| n.ends_with(ending)).collect()
+    }
+}
+
+/// A base's name, and one of its disks.
+type Kept = ([u8; 16], DiskId);
+
+/// Keeps bases in memory.
+#[derive(Default)]
+pub(crate) struct Bases {
+    kept: Mutex<BTreeMap<Kept, Vec<u8>>>,
+    pub away: AtomicBool,
+}
+
+impl Bases {
+    /// Copies the disks as they are after record `seq`.
+    pub(crate) fn keep(&self, id: u8, reader: &JournalReader, seq: Seq) {
+        for d in reader.disks_after(seq) {
+            let content = read_all(&reader.open_at(d.disk, seq).unwrap()).unwrap();
+            self.kept.lock().insert(([id; 16], d.disk), content);
+        }
+    }
+
+    pub(crate) fn forget(&self, id: u8) {
+        self.kept.lock().retain(|(kept, _), _| *kept != [id; 16]);
+    }
+}
+
+impl Elsewhere for Bases {
+    fn base(&self, id: [u8; 16], disk: DiskId) -> Result<Arc<dyn BlockDevice>, BlockError> {
+        if self.away.load(Ordering::Relaxed) {
+            return Err(BlockError::Io(std::io::Error::other("the vault is away")));
+        }
+        let content = self.kept.lock().get(&(id, disk)).cloned();
+        let content = content.ok_or_else(|| BlockError::Corrupt("there is no such base".into()))?;
+        let device = MemoryDevice::new(content.len() as u64);
+        device.write(0, content.into())?;
+        Ok(Arc::new(device))
     }
 }
 

@@ -7,6 +7,7 @@
 //! - on a full disk the file is cut back to its last whole batch and the batch kept, so that the same commit can be
 //!   tried again: the same bytes at the same place, hence no nonce for two contents.
 
+use crate::base::Elsewhere;
 use crate::error::{JournalError, no_space};
 use crate::format::{Header, Kind, RECORD_HEADER, SEGMENT_HEADER, SegmentHeader, record_crc, set_crc};
 use crate::index::{DiskChange, Entry, Head, Summary};
@@ -16,8 +17,10 @@ use crate::points::JournalReader;
 use crate::seal::TAG;
 use crate::segment::{Segment, note};
 use crate::state::{DiskInfo, SegmentState, Shared};
+use bytes::Bytes;
 use lifeboat_base::limits::{MAX_DISK, MAX_DISKS, MAX_RECORD, MIB};
 use lifeboat_base::{DiskId, Entropy, Epoch, PointId, Seq};
+use lifeboat_block::codec::Encoder;
 use lifeboat_block::storage::{LogFile, write_all};
 use lifeboat_block::{Body, Codec, Record};
 use std::sync::Arc;
@@ -94,6 +97,8 @@ pub struct Journal {
     pub(crate) since_barrier: u64,
     pub(crate) poison: Option<String>,
     pub(crate) mark: MarkFile,
+    /// For what is supplied.
+    pub(crate) encoder: Encoder,
 }
 
 impl Journal {
@@ -109,6 +114,11 @@ impl Journal {
     /// Sequence number of the last record on stable storage.
     pub fn durable_seq(&self) -> Seq {
         self.shared.state.read().durable
+    }
+
+    /// Something was taken that is not on stable storage, be it without a number of its own.
+    pub fn is_pending(&self) -> bool {
+        !self.buf.is_empty() || self.current.as_ref().is_some_and(|c| c.durable < c.written)
     }
 
     /// The newest point on stable storage.
@@ -220,6 +230,51 @@ impl Journal {
             }
             Body::Barrier { .. } => Ok(()),
         }
+    }
+
+    /// Where the base is kept, for this and every later reading.
+    pub fn set_elsewhere(&self, elsewhere: Arc<dyn Elsewhere>) {
+        *self.shared.elsewhere.write() = Some(elsewhere);
+    }
+
+    /// Takes content of a disk that the stream names here and that was found at this site, so that it need not be sent. It
+    /// counts from the next record on: points before that are without it. Safe, like a record, once committed.
+    ///
+    /// # Errors
+    /// As [`append`](Self::append).
+    pub fn supply(&mut self, disk: DiskId, offset: u64, content: &Bytes) -> Result<(), JournalError> {
+        self.check_poison()?;
+        let (codec, payload) = self.encoder.encode(content);
+        let (len, crc) = (content.len() as u32, crc32c::crc32c(content));
+        let body = Body::Data { disk, offset, len, codec, crc, payload: payload.clone() };
+        let time = self.shared.clock.wall();
+        self.validate(&Record { epoch: self.epoch, seq: self.last.next(), time, body })?;
+        if !self.shared.manifest.lock().current.local {
+            // Before the first: who does not know such records must not take them for a torn tail.
+            match self.shared.update_manifest(|m| m.local = true, |_| {}) {
+                Ok(()) => {}
+                Err(JournalError::NoSpace) => return Err(JournalError::NoSpace),
+                Err(e) => return Err(self.poisoned(e)),
+            }
+        }
+        self.make_room()?;
+        let header = Header {
+            kind: Kind::Supplied,
+            detail: codec as u8,
+            disk,
+            payload: payload.len() as u32,
+            len: u64::from(len),
+            offset,
+            seq: self.last.next(),
+            time,
+            epoch: self.epoch,
+            content_crc: crc,
+            clock: 0,
+            durable: 0,
+        };
+        self.push(header, &payload)?;
+        self.since_barrier += u64::from(len);
+        Ok(())
     }
 
     /// Finishes a full segment, starts one when there is none, writes out a full buffer.
