@@ -282,6 +282,7 @@ old_enough() {
 }
 wait_for 90 "$((ago + 5)) s of points" old_enough
 typed status
+typed hold "$web" latest --name before-the-disaster || fail "the point could not be kept in the vault"
 typed points "$web" --limit 5
 
 # ---- 5 drills -------------------------------------------------------------------------------------------------------------------

@@ -4,9 +4,9 @@
 #   scripts/setup.sh [--dry-run] [build|test|demo|bench]      (test)
 #
 #   build   a C toolchain for the C parts of the crypto, SQLite and zstd crates
-#   test    QEMU, NBD tools, and what builds a guest's disk
+#   test    QEMU, NBD tools, what builds a guest's disk, and an S3 service (moto, from PyPI into .cache/tools)
 #   demo    as test
-#   bench   as test, and mmdebstrap for a disk with a real Debian on it
+#   bench   as test, mmdebstrap for a disk with a real Debian on it, and the backup programs the vault is compared with
 #
 # Debian 12 and 13, Ubuntu 24.04. Asks nothing. Uses sudo only when not root. Rust itself comes from https://rustup.rs.
 set -euo pipefail
@@ -21,11 +21,11 @@ fail() { echo "setup: $*" >&2; exit 1; }
 build=(build-essential ca-certificates git)
 # nbdsh needs python3-libnbd; guest.sh needs mtools, syslinux, cpio, e2fsprogs and something to unpack kernel modules.
 run=(qemu-system-x86 qemu-utils nbdkit libnbd-bin python3-libnbd fio e2fsprogs mtools syslinux cpio xz-utils zstd
-  iproute2 nftables procps curl util-linux)
+  iproute2 nftables procps curl util-linux python3-venv)
 case $profile in
   build) wanted=("${build[@]}") ;;
   test | demo) wanted=("${build[@]}" "${run[@]}") ;;
-  bench) wanted=("${build[@]}" "${run[@]}" mmdebstrap) ;;
+  bench) wanted=("${build[@]}" "${run[@]}" mmdebstrap restic borgbackup) ;;
   *) fail "unknown profile '$profile': build, test, demo or bench" ;;
 esac
 command -v apt-get >/dev/null || fail "this is no Debian or Ubuntu; install yourself: ${wanted[*]}"
@@ -119,6 +119,22 @@ if [ "$profile" != build ] && ! apt-cache show busybox-static >/dev/null 2>&1; t
   say "fetching package lists"
   apt update
 fi
+
+# The S3 service the vault is tested against. Versions are pinned: a new one is a change like any other.
+moto() {
+  local to=$1 wanted=(moto[s3]==5.2.5 flask==3.1.3 flask-cors==6.0.5)
+  [ "$(cat "$to/lifeboat" 2>/dev/null)" != "${wanted[*]}" ] || return 0
+  say "installing ${wanted[*]} in $to"
+  [ -z "$dry" ] || return 0
+  rm -rf "$to"
+  # The system's own Python: python3-venv is for it.
+  /usr/bin/python3 -m venv "$to"
+  "$to/bin/pip" install --quiet --disable-pip-version-check "${wanted[@]}"
+  echo "${wanted[*]}" > "$to/lifeboat"
+}
+case $profile in
+  test | bench) moto "$(cd "$(dirname "$0")/.." && pwd)/.cache/tools/moto" ;;
+esac
 
 command -v cargo >/dev/null || say "cargo is missing: install Rust 1.95 or later from https://rustup.rs"
 command -v cargo-nextest >/dev/null || say "cargo-nextest is not here: tests run with plain cargo test"

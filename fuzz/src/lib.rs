@@ -18,20 +18,6 @@ pub mod mutate;
 pub mod seeds;
 pub mod targets;
 
-/// Stands in for the parts of `lifeboat` that its `site.toml` reader leans on.
-mod args {
-    use std::net::SocketAddr;
-
-    pub struct InitArgs {
-        pub name: String,
-        pub advertise: Vec<String>,
-        pub listen_api: SocketAddr,
-        pub listen_replication: SocketAddr,
-    }
-}
-
-include!(concat!(env!("OUT_DIR"), "/site_toml.rs"));
-
 /// One parser and its promises.
 #[derive(Clone, Copy)]
 pub struct Target {
@@ -68,6 +54,8 @@ pub const TARGETS: &[Target] = &[
     Target { name: "points", run: targets::text::points, seeds: seeds::points, tries: 200_000 },
     Target { name: "checks", run: targets::text::checks, seeds: seeds::checks, tries: 30_000 },
     Target { name: "addresses", run: targets::text::addresses, seeds: seeds::addresses, tries: 200_000 },
+    Target { name: "tree", run: targets::tree::blob, seeds: targets::tree::seeds, tries: 100_000 },
+    Target { name: "vault", run: targets::vault::text, seeds: targets::vault::seeds, tries: 100_000 },
     Target { name: "qmp", run: targets::qmp::monitor, seeds: seeds::qmp, tries: 1_000 },
 ];
 

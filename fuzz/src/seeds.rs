@@ -2,6 +2,9 @@
 
 use crate::targets::{journal as story, nbd};
 use bytes::Bytes;
+use clap::Parser;
+use lifeboat::args::{Cli, Command};
+use lifeboat::serve::config::SiteConfig;
 use lifeboat_api::types::{LaunchOverrides, LaunchSettings, ReplicationSpec, WatchSpec, WindowSpec};
 use lifeboat_base::{AgentId, DiskId, Epoch, RunId, Seq, ServerId, WallTime};
 use lifeboat_block::codec::Encoder;
@@ -14,10 +17,14 @@ use lifeboat_nbd::proto::transmission::{
 };
 use lifeboat_nbd::proto::{BASE_ALLOCATION, command, command_flags, option};
 use lifeboat_nbd::{Client, ClientSettings, Errno};
+use lifeboat_replicate::message::restore::{
+    self, Restore, RestoreBlob, RestoreDone, RestoreFrame, RestoreGet, RestoreResult,
+};
 use lifeboat_replicate::message::{
-    Assignment, Assignments, Control, ControlSession, Cut, CutResult, Disk, DiskRange, Flushes, Hello, Hold,
+    Assignment, Assignments, BackupBegin, BackupBlob, BackupDone, BackupEnd, BackupFrame, BackupNeeded,
+    BackupOffer, BlobRef, Control, ControlSession, Cut, CutResult, Disk, DiskRange, Flushes, Hello, Hold,
     HoldResult, Probe, ProbeResult, Refuse, Renew, Renewed, Report, ServerCut, ServerReport, StreamSession,
-    VERSION, Verify, VerifyReport, Welcome, control::Body as Said, hello,
+    VERSION, Verify, VerifyReport, Welcome, backup, control::Body as Said, hello,
 };
 use lifeboat_replicate::wire::{
     Ack, Answer, FRAME_HEADER, FrameType, Offer, Ping, RecordsFrame, message_frame,
@@ -121,6 +128,35 @@ fn assigned() -> Assignments {
     }
 }
 
+fn backup_frames() -> [backup::Body; 5] {
+    let blobs = vec![BlobRef { hash: vec![7; 32], tree: true }, BlobRef { hash: vec![8; 32], tree: false }];
+    let content = bytes::Bytes::from_static(b"content");
+    let done = BackupDone { root: vec![7; 32], problems: vec!["/x: no".into()], ..BackupDone::default() };
+    [
+        backup::Body::Begin(BackupBegin { base: true }),
+        backup::Body::Offer(BackupOffer { blobs }),
+        backup::Body::Needed(BackupNeeded { blobs: vec![0, 1] }),
+        backup::Body::Blob(BackupBlob { tree: false, content }),
+        backup::Body::Done(done),
+    ]
+}
+
+fn restore_frames() -> [restore::Body; 5] {
+    let blobs = vec![BlobRef { hash: vec![7; 32], tree: true }, BlobRef { hash: vec![8; 32], tree: false }];
+    let content = bytes::Bytes::from_static(b"content");
+    let given = RestoreBlob { hash: vec![8; 32], content, ..RestoreBlob::default() };
+    let lost =
+        RestoreBlob { hash: vec![8; 32], missing: true, error: "gone".into(), ..RestoreBlob::default() };
+    let done = RestoreDone { files: 2, problems: vec!["/x: no".into()], ..RestoreDone::default() };
+    [
+        restore::Body::Get(RestoreGet { blobs }),
+        restore::Body::Blob(given),
+        restore::Body::Blob(lost),
+        restore::Body::Done(done),
+        restore::Body::End(BackupEnd { error: "it was cancelled".into() }),
+    ]
+}
+
 pub fn messages() -> Vec<Vec<u8>> {
     let control = Hello { session: Some(hello::Session::Control(ControlSession {})), ..stream_hello() };
     let welcome = Welcome {
@@ -162,6 +198,12 @@ pub fn messages() -> Vec<Vec<u8>> {
         Said::Cut(Cut { barrier: 6, abandon: false }),
         Said::CutResult(CutResult { cuts: vec![cut], error: String::new() }),
         Said::Verify(Verify { server: SERVER.to_vec(), id: 4, rate: 1 << 20, cancel: false }),
+        Said::Restore(Restore {
+            job: 3,
+            root: vec![7; 32],
+            request: r#"{"backup":"a","target":"/"}"#.into(),
+        }),
+        Said::RestoreResult(RestoreResult { error: "nothing is restored to this host".into() }),
     ];
     let mut all = vec![
         tagged(0, stream_hello().encode_to_vec()),
@@ -170,6 +212,8 @@ pub fn messages() -> Vec<Vec<u8>> {
         tagged(2, refuse.encode_to_vec()),
         tagged(4, assigned().encode_to_vec()),
     ];
+    all.extend(backup_frames().map(|body| tagged(5, BackupFrame { body: Some(body) }.encode_to_vec())));
+    all.extend(restore_frames().map(|body| tagged(6, RestoreFrame { body: Some(body) }.encode_to_vec())));
     all.extend(said.map(|body| tagged(3, Control { id: 8, body: Some(body) }.encode_to_vec())));
     all
 }
@@ -271,13 +315,23 @@ pub fn journal() -> Vec<Vec<u8>> {
 }
 
 pub fn site_toml() -> Vec<Vec<u8>> {
-    let args = crate::args::InitArgs {
-        name: "dr \"1\"".into(),
-        advertise: vec!["dr.example.org".into(), "192.0.2.1".into()],
-        listen_api: ([0, 0, 0, 0], 8443).into(),
-        listen_replication: ([127, 0, 0, 1], 1500).into(),
-    };
-    let config = crate::serve::config::SiteConfig::from_init(&args).map_err(|e| e.message).unwrap();
+    let line = [
+        "lifeboat",
+        "init",
+        "/srv/site",
+        "--name",
+        "east",
+        "--advertise",
+        "east.example.org",
+        "--advertise",
+        "192.0.2.7",
+        "--vault",
+        "s3://bucket/east",
+        "--endpoint",
+        "https://s3.example.org",
+    ];
+    let Command::Init(args) = Cli::parse_from(line).command else { return Vec::new() };
+    let config = SiteConfig::from_init(&args).map_err(|e| e.message).unwrap();
     vec![config.to_text().into_bytes(), b"name = 'a'".to_vec()]
 }
 
@@ -286,6 +340,7 @@ pub fn agent_toml() -> Vec<Vec<u8>> {
         name: "source".into(),
         id: AgentId::from_slice(&SERVER).unwrap(),
         replication: "[2001:db8::1]:1500".into(),
+        no_restore: true,
     };
     vec![toml::to_string(&config).unwrap().into_bytes()]
 }

@@ -6,4 +6,6 @@ pub mod qmp;
 pub mod stored;
 pub mod text;
 pub mod tracking;
+pub mod tree;
+pub mod vault;
 pub mod wire;

@@ -39,5 +39,5 @@ macro_rules! hold {
 
 hold! {
     wire_session wire_records wire_bodies messages nbd_proto nbd_server nbd_client journal tracking site_toml agent_toml
-    assignments stored_json api_json points checks addresses qmp
+    assignments stored_json api_json points checks addresses tree vault qmp
 }

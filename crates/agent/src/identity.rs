@@ -1,7 +1,7 @@
 //! Who this agent is: its key, its certificate, the site it belongs to. Files of the state directory:
 //!
 //! ```text
-//! agent.toml     name, id, address of the site's replication listener
+//! agent.toml     name, id, address of the site's replication listener; whether files may be brought back
 //! agent.key      private key, PEM, mode 0600; never leaves this host
 //! agent.pem      certificate chain, renewed in place
 //! ca.pem         the site's authority, pinned at join
@@ -32,6 +32,9 @@ pub struct AgentConfig {
     pub id: AgentId,
     /// `HOST:PORT` of the site's replication listener.
     pub replication: String,
+    /// The site may bring no files back to this host: a person's setting.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub no_restore: bool,
 }
 
 /// See the module's text.
@@ -246,7 +249,7 @@ async fn certified(join: &Join, fingerprint: Fingerprint, csr: String, key_pem: 
             None => answer.replication.clone(),
         },
     };
-    let config = AgentConfig { name: answer.name, id: answer.agent, replication };
+    let config = AgentConfig { name: answer.name, id: answer.agent, replication, no_restore: false };
     write_private(&dir.join("ca.pem"), answer.ca.as_bytes())?;
     write_private(&dir.join("agent.pem"), answer.certificate.as_bytes())?;
     // Last: its presence says that all is there.

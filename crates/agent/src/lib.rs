@@ -9,8 +9,10 @@
 //! A capture never waits for the network (the queue turns into dirty blocks when it is full), and
 //! the source never depends on the agent longer than a write lasts.
 
+pub mod backup;
 pub mod capture;
 pub mod identity;
+pub mod restore;
 pub mod session;
 pub mod spool;
 pub mod stream;

@@ -57,7 +57,11 @@ enum Command {
         replication: Option<String>,
     },
     /// Captures and sends until stopped (SIGTERM or SIGINT)
-    Run,
+    Run {
+        /// Let the site bring no files back to this host, whoever asks [also: no_restore = true in agent.toml]
+        #[arg(long)]
+        no_restore: bool,
+    },
     /// Shows what the running agent does
     Status {
         #[arg(long)]
@@ -83,9 +87,9 @@ fn main() -> ExitCode {
                 println!("Replication goes to {}. Start it with: lifeboat-agent run", config.replication);
             })
         }
-        Command::Run => {
+        Command::Run { no_restore } => {
             log_to_stderr(&args.log);
-            block_on(run(args.dir))
+            block_on(run(args.dir, no_restore))
         }
     };
     match outcome {
@@ -118,7 +122,7 @@ fn block_on<T>(future: impl Future<Output = Result<T>>) -> Result<T> {
     tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?.block_on(future)
 }
 
-async fn run(dir: PathBuf) -> Result<()> {
+async fn run(dir: PathBuf, no_restore: bool) -> Result<()> {
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
     let entropy: Arc<dyn Entropy> = Arc::new(SystemEntropy);
     let identity = Arc::new(Identity::load(&dir, Arc::clone(&clock))?);
@@ -136,6 +140,7 @@ async fn run(dir: PathBuf) -> Result<()> {
             report,
             connected: connected_out,
             streams: Arc::clone(&streams),
+            restores: !no_restore && !identity.config().no_restore,
         },
     ));
     let mut supervisor = Supervisor::new(link, clock, tokio::runtime::Handle::current(), streams)?;

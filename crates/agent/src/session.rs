@@ -8,9 +8,10 @@ use crate::stream::Stream;
 use crate::streams::Streams;
 use lifeboat_base::limits::{HANDSHAKE, HEARTBEAT_EVERY, MAX_FRAME, SESSION_SILENCE};
 use lifeboat_base::{Entropy, Seq, ServerId};
+use lifeboat_replicate::message::restore::RestoreResult;
 use lifeboat_replicate::message::{
-    Assignments, Control, ControlSession, Disk, Hello, Refuse, RefuseCode, Report, StreamSession, VERSION,
-    Welcome, control, hello,
+    Assignments, BackupResult, Control, ControlSession, Disk, Hello, Refuse, RefuseCode, Report,
+    StreamSession, VERSION, Welcome, control, hello,
 };
 use lifeboat_replicate::sender::{FrameBytes, Welcomed};
 use lifeboat_replicate::shell::{ShellError, read_frame, write_frame, write_message};
@@ -68,7 +69,7 @@ impl Link {
     }
 
     /// Connects and says hello under a name; the site's welcome.
-    async fn open(
+    pub(crate) async fn open(
         &self,
         instance: u64,
         session: hello::Session,
@@ -96,6 +97,20 @@ impl Link {
             FrameType::Refuse => Err(refused(&body)),
             other => Err(SessionError::Protocol(format!("{other:?} instead of a welcome"))),
         }
+    }
+}
+
+/// The site's next message in a session of one kind of frames.
+pub(crate) async fn next_message<M: prost::Message + Default>(
+    reader: &mut (impl AsyncRead + Unpin),
+    (kind, limit): (FrameType, usize),
+) -> Result<M, SessionError> {
+    let (came, body) = read_frame(reader, limit, SESSION_SILENCE).await?;
+    match came {
+        // Content stays where the frame was read to.
+        _ if came == kind => M::decode(body).map_err(|e| SessionError::Protocol(e.to_string())),
+        FrameType::Refuse => Err(refused(&body)),
+        other => Err(SessionError::Protocol(format!("unexpected {other:?}"))),
     }
 }
 
@@ -278,6 +293,8 @@ pub struct ControlChannel {
     pub connected: watch::Sender<bool>,
     /// What is captured here.
     pub streams: Arc<Streams>,
+    /// Whether the site may have files brought back here.
+    pub restores: bool,
 }
 
 /// Keeps a control session open until the process ends.
@@ -380,6 +397,16 @@ async fn handle_control(
             let _ = answers.send(Control { id: message.id, body }).await;
         }
         Some(control::Body::Verify(verify)) => channel.streams.verify(&verify),
+        Some(control::Body::Backup(request)) => {
+            let error = crate::backup::start(link, request);
+            let body = Some(control::Body::BackupResult(BackupResult { error }));
+            let _ = answers.send(Control { id: message.id, body }).await;
+        }
+        Some(control::Body::Restore(request)) => {
+            let error = crate::restore::start(link, request, channel.restores);
+            let body = Some(control::Body::RestoreResult(RestoreResult { error }));
+            let _ = answers.send(Control { id: message.id, body }).await;
+        }
         Some(control::Body::Renewed(r)) if r.error.is_empty() => {
             if let Err(e) = link.identity.renewed(&r.certificate) {
                 tracing::error!("the renewed certificate cannot be used: {e:#}");

@@ -4,6 +4,8 @@
 //! ([`limits::API_ANSWER`]) and size ([`limits::MAX_API_RESPONSE`]); nothing is sent twice by itself. Every request
 //! has a connection of its own, so a client holds nothing that could go stale.
 
+mod vault;
+
 use crate::tls::{self, Fingerprint, TlsError};
 use crate::types::*;
 use bytes::Bytes;
@@ -408,9 +410,14 @@ impl Client {
         if status.is_success() {
             return Ok(bytes);
         }
-        match serde_json::from_slice::<ApiError>(&bytes) {
-            Ok(error) => Err(ClientError::Api(error, status.as_u16())),
-            Err(_) => Err(self.protocol(format!("{path} answered {status} without a reason"))),
+        Err(self.refused(path, status, &bytes))
+    }
+
+    /// The site's own words in an answer that is no success.
+    fn refused(&self, path: &str, status: StatusCode, bytes: &[u8]) -> ClientError {
+        match serde_json::from_slice::<ApiError>(bytes) {
+            Ok(error) => ClientError::Api(error, status.as_u16()),
+            Err(_) => self.protocol(format!("{path} answered {status} without a reason")),
         }
     }
 

@@ -4,9 +4,14 @@
 //! reaches it only through [`SitePort`]; it asks control back only through [`ControlPort`]. Every
 //! [`SitePort`] call may be repeated: doing it again when it is done already succeeds.
 
+mod vault;
+
+pub use vault::{Content, FilesAt, NoVault, VaultPort};
+
 use crate::types::{
     ApiError, Branch, CaptureSpec, CheckReport, CheckResult, DiskInfo, ErrorCode, ForwardInfo,
-    LaunchSettings, Mount, PointInfo, ReplicationSpec, RpoMinute, RunKind, ServerRuntime, WindowSpec,
+    LaunchSettings, Mount, PointInfo, ReplicationSpec, RetentionSpec, RpoMinute, RunKind, ServerRuntime,
+    WindowSpec,
 };
 use async_trait::async_trait;
 use lifeboat_base::{AgentId, Epoch, PointId, RunId, ServerId, WallTime};
@@ -54,6 +59,8 @@ pub struct ServerSpec {
     pub window: WindowSpec,
     #[serde(default)]
     pub replication: ReplicationSpec,
+    #[serde(default)]
+    pub retention: RetentionSpec,
     /// False: keep the journal, capture nothing.
     pub active: bool,
 }
@@ -191,6 +198,9 @@ pub trait SitePort: Send + Sync {
     ) -> Result<Mount, PortError>;
     /// Looks at what is stored; with `full` at every record.
     async fn check_journal(&self, server: ServerId, full: bool) -> Result<CheckReport, PortError>;
+
+    /// The vault and the backups of files.
+    fn vault(&self) -> &dyn VaultPort;
 
     /// Free and total bytes of the state directory's file system.
     fn disk_space(&self) -> (u64, u64);

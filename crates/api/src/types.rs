@@ -1,12 +1,18 @@
 //! Requests and responses of the REST API (`/v1`). All JSON; times are RFC 3339 in UTC, sizes are
 //! bytes, durations are milliseconds unless the name says otherwise. Unknown fields are refused in requests.
 
+mod backups;
+mod catalogue;
 mod groups;
 mod launch;
+mod vault;
 mod watch;
 
+pub use backups::*;
+pub use catalogue::*;
 pub use groups::*;
 pub use launch::*;
+pub use vault::*;
 pub use watch::*;
 
 use crate::lifecycle::ServerState;
@@ -178,6 +184,9 @@ pub struct ProtectRequest {
     pub replication: ReplicationSpec,
     #[serde(default)]
     pub watch: WatchSpec,
+    /// Which of its points outlive the journal, in the vault. A lock takes an admin.
+    #[serde(default)]
+    pub retention: RetentionSpec,
 }
 
 /// `GET /v1/servers/{name}`
@@ -194,6 +203,8 @@ pub struct Server {
     pub launch: LaunchSettings,
     pub replication: ReplicationSpec,
     pub watch: WatchSpec,
+    #[serde(default)]
+    pub retention: RetentionSpec,
     pub state: ServerState,
     pub epoch: u32,
     /// What the data side knew better than the store, which may be an old backup: no failover and no replication
@@ -258,6 +269,8 @@ pub struct ServerChange {
     pub launch: Option<LaunchSettings>,
     pub replication: Option<ReplicationSpec>,
     pub watch: Option<WatchSpec>,
+    /// Takes an admin: points that no rule keeps any more are deleted.
+    pub retention: Option<RetentionSpec>,
 }
 
 /// Whether replication keeps its promise.
@@ -311,6 +324,16 @@ pub struct PointInfo {
     pub kind: PointKind,
     /// Journal bytes since the point before it in this listing.
     pub bytes_since: u64,
+    /// It is one of the moments the journal keeps.
+    #[serde(default = "yes")]
+    pub journal: bool,
+    /// Set where the vault has it: then it outlives the journal's window.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub vault: Option<VaultHold>,
+}
+
+fn yes() -> bool {
+    true
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
@@ -755,6 +778,10 @@ pub struct SiteStatus {
     pub operations: Vec<Operation>,
     pub disk_free: u64,
     pub disk_total: u64,
+    #[serde(default)]
+    pub vault: Option<VaultStatus>,
+    #[serde(default)]
+    pub backup_sets: Vec<BackupSetInfo>,
     /// What needs a person, worst first.
     pub alarms: Vec<String>,
 }

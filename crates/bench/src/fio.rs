@@ -13,13 +13,13 @@ pub struct Job {
     pub block: u64,
     pub depth: u32,
     pub seconds: u64,
-    /// Bytes of the disk that are written.
+    /// Bytes of the disk that are used.
     pub size: u64,
     /// Bytes a second at most.
     pub rate: Option<u64>,
     /// A flush after so many writes.
     pub flush: Option<u32>,
-    /// Where the written part of the disk begins.
+    /// Where the used part of the disk begins.
     pub offset: u64,
 }
 
@@ -43,7 +43,10 @@ pub fn run(uri: &str, job: &Job) -> Result<Outcome> {
     if !output.status.success() {
         bail!("fio against {uri}: {}", String::from_utf8_lossy(&output.stderr));
     }
-    parse(&String::from_utf8_lossy(&output.stdout))
+    parse(
+        &String::from_utf8_lossy(&output.stdout),
+        if job.pattern.ends_with("read") { "read" } else { "write" },
+    )
 }
 
 /// A job under way. Dropping it ends it.
@@ -107,7 +110,8 @@ fn command(uri: &str, job: &Job) -> Command {
     command
 }
 
-fn parse(text: &str) -> Result<Outcome> {
+/// `way` is `read` or `write`.
+fn parse(text: &str, way: &str) -> Result<Outcome> {
     // The NBD engine may print a line of its own before the JSON.
     let json = text.find('{').map_or("", |at| &text[at..]);
     let value: Value = serde_json::from_str(json).context("fio's output")?;
@@ -115,12 +119,12 @@ fn parse(text: &str) -> Result<Outcome> {
     if job["error"].as_i64() != Some(0) {
         bail!("fio reports error {}", job["error"]);
     }
-    let write = &job["write"];
+    let done = &job[way];
     let get = |v: &Value, what: &str| v.as_f64().with_context(|| format!("fio's output has no {what}"));
     Ok(Outcome {
-        iops: get(&write["iops"], "write iops")?,
-        mbps: get(&write["bw_bytes"], "write bandwidth")? / 1e6,
-        p99_ms: get(&write["clat_ns"]["percentile"]["99.000000"], "99th percentile")? / 1e6,
+        iops: get(&done["iops"], "iops")?,
+        mbps: get(&done["bw_bytes"], "bandwidth")? / 1e6,
+        p99_ms: get(&done["clat_ns"]["percentile"]["99.000000"], "99th percentile")? / 1e6,
     })
 }
 

@@ -18,6 +18,7 @@ mod resync;
 mod rpo;
 mod sync;
 mod system;
+mod vault;
 
 use clap::Parser;
 use report::Report;
@@ -36,6 +37,11 @@ Benchmarks, and the minutes each takes with the defaults:
   sync.randwrite4k    10   flushed 4 KiB writes in synchronous mode, beside qemu-nbd; what a flush waits for
   resync.after_kill    5   a 64 GiB disk after a kill of the agent: bytes compared, bytes sent again
   catchup              6   a minute's cut of the link under 20 MB/s: time until ready again
+  vault.full          20   a 4 GiB Debian disk into the vault, out of it, and what changed, beside restic and borg
+    (vault.incremental, vault.restore: the same runs)
+  vault.files          6   a Debian's files, then one in a hundred changed, beside the same
+  vault.appliance      2   content that compresses two to one, there and back
+  vault.mount          3   a 1 TiB disk's point: time to the first read; random reads of a point, beside qcow2
 Prints `name value goal ok|SHORT`; lines named peer.* are what the goals are made of.
 A quick look: lifeboat-bench --runs 1 --seconds 15 --peer-seconds 10 --rpo-seconds 10";
 
@@ -83,7 +89,7 @@ impl Options {
 fn main() -> ExitCode {
     let options = Options::parse();
     let mut report = Report::default();
-    let all: [(&str, Benchmark); 8] = [
+    let all: [(&str, Benchmark); 9] = [
         ("capture", capture::run),
         ("fullsync", fullsync::run),
         ("mount", mount::run),
@@ -92,6 +98,7 @@ fn main() -> ExitCode {
         ("sync", sync::run),
         ("resync", resync::run),
         ("catchup", catchup::run),
+        ("vault", vault::run),
     ];
     for (name, run) in all {
         // `--only capture.write` means a part of `capture`; which part, that one decides.

@@ -8,6 +8,8 @@
 mod agents;
 mod alarms;
 mod audit;
+mod backups;
+mod catalogue;
 mod deadlines;
 mod engine;
 mod failover;
@@ -22,19 +24,22 @@ mod settings;
 mod stale;
 mod steps;
 mod tokens;
+mod vault;
+mod vault_alarms;
 mod watch;
 mod work;
 
 pub use tokens::Admission;
 
 use crate::gate::Gate;
+use crate::kit::KitSource;
 use crate::limit::RefusalLimit;
 use crate::store::{Note, ServerChange, ServerRow, Store};
 use crate::validate;
 use deadlines::Deadlines;
 use lifeboat_api::lifecycle::{ServerEvent, ServerState};
 use lifeboat_api::port::{ServerSpec, SitePort};
-use lifeboat_api::types::{ApiError, ErrorCode};
+use lifeboat_api::types::{ApiError, BackupSet, ErrorCode};
 use lifeboat_base::{AgentId, Clock, Entropy, Epoch, OperationId, RunId, ServerId, WallTime};
 use parking_lot::Mutex;
 use std::collections::{HashMap, HashSet};
@@ -61,6 +66,8 @@ pub struct ControlConfig {
     pub server_certificate_expires: Option<WallTime>,
     /// Scripts that operators may run at the site, besides admins.
     pub scripts: Option<PathBuf>,
+    /// What recovery kits are made of; `None` where the site has no vault.
+    pub kit: Option<KitSource>,
 }
 
 impl Default for ControlConfig {
@@ -73,6 +80,7 @@ impl Default for ControlConfig {
             reconcile_every: Duration::from_millis(500),
             server_certificate_expires: None,
             scripts: None,
+            kit: None,
         }
     }
 }
@@ -109,6 +117,17 @@ pub struct App {
     checking: Mutex<HashSet<ServerId>>,
     /// How often the reconciler has looked.
     looks: AtomicU64,
+    /// The same of what keeps the vault in step.
+    vault_looks: AtomicU64,
+    /// Wakes what keeps the vault in step.
+    wake_vault: Notify,
+    /// The backup sets the data side was last told.
+    told_sets: Mutex<Option<Vec<BackupSet>>>,
+    /// The catalogue this process put into the vault last, as text.
+    kept_catalogue: Mutex<Option<String>>,
+    backlog: Mutex<Option<vault_alarms::Backlog>>,
+    /// Why the vault does not know all it should, or the store not what the vault knows.
+    vault_trouble: Mutex<Option<String>>,
     refusals: RefusalLimit,
     tasks: Mutex<JoinSet<()>>,
 }
@@ -175,6 +194,12 @@ impl App {
             verifying: Mutex::default(),
             checking: Mutex::default(),
             looks: AtomicU64::new(0),
+            vault_looks: AtomicU64::new(0),
+            wake_vault: Notify::new(),
+            told_sets: Mutex::default(),
+            kept_catalogue: Mutex::default(),
+            backlog: Mutex::default(),
+            vault_trouble: Mutex::default(),
             refusals: RefusalLimit::default(),
             tasks: Mutex::default(),
         })
@@ -186,6 +211,7 @@ impl App {
         let mut tasks = self.tasks.lock();
         tasks.spawn(self.gate.clone().write_notes());
         tasks.spawn(self.clone().reconcile());
+        tasks.spawn(self.clone().keep_vault());
     }
 
     /// Ends every task of this process. Operations under way stay in the store and are resumed by the next start.
@@ -215,6 +241,11 @@ impl App {
     #[cfg(test)]
     pub(crate) fn looks(&self) -> u64 {
         self.looks.load(std::sync::atomic::Ordering::Relaxed)
+    }
+
+    #[cfg(test)]
+    pub(crate) fn vault_looks(&self) -> u64 {
+        self.vault_looks.load(std::sync::atomic::Ordering::Relaxed)
     }
 
     /// Writes an audit entry on its own; what failed must not fail because of it.

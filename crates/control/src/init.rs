@@ -55,13 +55,45 @@ pub async fn init(
     clock: Arc<dyn Clock>,
     entropy: &dyn Entropy,
 ) -> Result<NewSite, InitError> {
+    all_or_nothing(dir, site, None, clock, entropy).await
+}
+
+/// A site's authority, as a recovery kit has it. PEM.
+#[derive(Clone, Copy)]
+pub struct Authority<'a> {
+    pub certificate: &'a str,
+    pub key: &'a str,
+}
+
+/// As [`init`], with the authority of a site that is lost, so that its agents trust this one. The store waits for the
+/// catalogue of the vault.
+///
+/// # Errors
+/// As [`init`]; when certificate and key do not belong together.
+pub async fn attach(
+    dir: &Path,
+    site: &str,
+    authority: Authority<'_>,
+    clock: Arc<dyn Clock>,
+    entropy: &dyn Entropy,
+) -> Result<NewSite, InitError> {
+    all_or_nothing(dir, site, Some(authority), clock, entropy).await
+}
+
+async fn all_or_nothing(
+    dir: &Path,
+    site: &str,
+    authority: Option<Authority<'_>>,
+    clock: Arc<dyn Clock>,
+    entropy: &dyn Entropy,
+) -> Result<NewSite, InitError> {
     for file in [CA_CERTIFICATE, CA_KEY, STORE] {
         let path = dir.join(file);
         if path.symlink_metadata().is_ok() {
             return Err(InitError::Exists(path));
         }
     }
-    let made = make(dir, site, clock, entropy).await;
+    let made = make(dir, site, authority, clock, entropy).await;
     if made.is_err() {
         // All of these are ours: none existed before.
         let wal = format!("{STORE}-wal");
@@ -76,17 +108,28 @@ pub async fn init(
 async fn make(
     dir: &Path,
     site: &str,
+    authority: Option<Authority<'_>>,
     clock: Arc<dyn Clock>,
     entropy: &dyn Entropy,
 ) -> Result<NewSite, InitError> {
     let now = clock.wall();
-    let (ca, certificate, key) = Ca::create(site, now, entropy)?;
+    let (ca, certificate, key) = match authority {
+        None => Ca::create(site, now, entropy)?,
+        Some(a) => (
+            Ca::load(a.certificate, a.key)?,
+            a.certificate.to_string(),
+            zeroize::Zeroizing::new(a.key.into()),
+        ),
+    };
     create(&dir.join(CA_KEY), key.as_bytes())?;
     create(&dir.join(CA_CERTIFICATE), certificate.as_bytes())?;
     // Made here first, so that SQLite's file and those beside it take its permissions.
     create(&dir.join(STORE), b"")?;
     let store = Store::open(&dir.join(STORE), false, clock).await?;
     store.set_meta("site", site).await?;
+    if authority.is_some() {
+        store.wait_for_catalogue().await?;
+    }
     let secret = secret::Secret::random(entropy);
     let token = TokenRow {
         id: secret.id.clone(),
@@ -98,7 +141,8 @@ async fn make(
         used: false,
         revoked: false,
     };
-    let note = Note::done("site", "site.init", site, format!("CA {}, token {}", ca.fingerprint(), token.id));
+    let action = if authority.is_some() { "site.attach" } else { "site.init" };
+    let note = Note::done("site", action, site, format!("CA {}, token {}", ca.fingerprint(), token.id));
     store.insert_token(&token, &note).await?;
     store.close().await;
     sync_dir(dir)?;
@@ -110,6 +154,15 @@ async fn make(
 /// # Errors
 /// [`InitError::Missing`] when there is none.
 pub fn load_ca(dir: &Path) -> Result<Ca, InitError> {
+    let (certificate, key) = ca_files(dir)?;
+    Ok(Ca::load(&certificate, &key)?)
+}
+
+/// Certificate and key of the CA kept in `dir`, PEM.
+///
+/// # Errors
+/// [`InitError::Missing`] when there is none.
+pub fn ca_files(dir: &Path) -> Result<(String, zeroize::Zeroizing<String>), InitError> {
     let read = |name: &str| {
         let path = dir.join(name);
         std::fs::read_to_string(&path).map_err(|source| match source.kind() {
@@ -118,7 +171,7 @@ pub fn load_ca(dir: &Path) -> Result<Ca, InitError> {
         })
     };
     let key = zeroize::Zeroizing::new(read(CA_KEY)?);
-    Ok(Ca::load(&read(CA_CERTIFICATE)?, &key)?)
+    Ok((read(CA_CERTIFICATE)?, key))
 }
 
 /// The store kept in `dir`.

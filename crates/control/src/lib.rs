@@ -24,6 +24,7 @@ mod fake;
 pub mod gate;
 pub mod http;
 pub mod init;
+pub mod kit;
 mod limit;
 pub mod policy;
 mod secret;

@@ -125,6 +125,39 @@ pub const RULES: &[Rule] = &[
     rule("POST", "/v1/servers/{name}/resume", OPERATOR, "server.resume"),
     rule("GET", "/v1/servers/{name}/points", VIEWER, "point.list"),
     rule("GET", "/v1/servers/{name}/points/{point}", VIEWER, "point.read"),
+    slow("POST", "/v1/servers/{name}/points/{point}/hold", OPERATOR, "point.hold", limits::API_CHECK),
+    // Looking at files on a disk mounts what a stranger wrote, and gives content away, as a mount does.
+    rule("GET", "/v1/servers/{name}/points/{point}/files", OPERATOR, "point.files"),
+    rule("GET", "/v1/servers/{name}/points/{point}/content", OPERATOR, "point.read-file"),
+    rule("GET", "/v1/vault", VIEWER, "vault.read"),
+    slow("GET", "/v1/vault/usage", VIEWER, "vault.usage", limits::API_CHECK),
+    rule("GET", "/v1/vault/jobs", VIEWER, "vault.jobs"),
+    // A prune and a restore take an admin: the rules behind it say so.
+    rule("POST", "/v1/vault/jobs", OPERATOR, "vault.job"),
+    rule("GET", "/v1/vault/jobs/{id}", VIEWER, "vault.jobs"),
+    rule("DELETE", "/v1/vault/jobs/{id}", OPERATOR, "vault.cancel"),
+    rule("POST", "/v1/vault/key/rotate", ADMIN, "vault.key-rotate"),
+    rule("GET", "/v1/vault/clock", VIEWER, "vault.clock"),
+    // Points may expire, and locks end, by it.
+    rule("POST", "/v1/vault/clock/accept", ADMIN, "vault.clock-accept"),
+    // Who holds a kit can read everything that was ever kept.
+    rule("POST", "/v1/vault/kit", ADMIN, "vault.kit"),
+    rule("GET", "/v1/backup-sets", VIEWER, "backup.sets"),
+    // Sets of the site's own host, and changes of what is kept, take an admin: the rules behind it say so.
+    rule("POST", "/v1/backup-sets", OPERATOR, "backup.set"),
+    // What keeps its backups goes with it.
+    rule("DELETE", "/v1/backup-sets/{name}", ADMIN, "backup.set-delete"),
+    rule("GET", "/v1/backups", VIEWER, "backup.list"),
+    rule("GET", "/v1/backups/{id}", VIEWER, "backup.read"),
+    rule("DELETE", "/v1/backups/{id}", ADMIN, "backup.delete"),
+    rule("POST", "/v1/backups/{id}/hold", OPERATOR, "backup.hold"),
+    slow("GET", "/v1/backups/{id}/diff/{newer}", VIEWER, "backup.diff", limits::API_CHECK),
+    rule("GET", "/v1/backups/{id}/files", VIEWER, "backup.files"),
+    // Of the site's own host it takes an admin.
+    rule("GET", "/v1/backups/{id}/content", OPERATOR, "backup.read-file"),
+    // It covers a directory of the site's host.
+    rule("POST", "/v1/backups/{id}/mount", ADMIN, "backup.mount"),
+    rule("DELETE", "/v1/backup-mounts", ADMIN, "backup.unmount"),
     rule("POST", "/v1/servers/{name}/drills", OPERATOR, "drill.start"),
     rule("POST", "/v1/servers/{name}/failover", OPERATOR, "failover.start"),
     rule("POST", "/v1/servers/{name}/commit", OPERATOR, "commit.start"),

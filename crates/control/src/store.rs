@@ -8,14 +8,17 @@
 mod agents;
 mod audit;
 mod groups;
+mod import;
 mod operations;
 mod runs;
 mod servers;
+mod sets;
 mod tokens;
 
 pub use agents::AgentRow;
 pub use audit::Note;
 pub use groups::{GroupPointRow, GroupRow, MemberPoint};
+pub use import::Import;
 pub use operations::{NewOperation, OperationRow};
 pub use runs::RunRow;
 pub use servers::{ServerChange, ServerRow};

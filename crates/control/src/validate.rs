@@ -3,6 +3,10 @@
 //! Invariant: a value that passed here is bounded in length and count, and a name that passed is safe in a path,
 //! a log line and a DNS label's neighbourhood.
 
+mod vault;
+
+pub use vault::{backup_set, directory, hold, path_within, restore, retention};
+
 use lifeboat_api::types::{
     ApiError, CaptureSpec, ErrorCode, GroupRequest, LaunchOverrides, LaunchSettings, ReplicationMode,
     ReplicationSpec, WatchSpec, WindowSpec,

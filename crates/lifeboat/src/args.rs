@@ -1,18 +1,31 @@
 //! What can be typed. Help texts here are the reference a stranger reads first.
 
+mod access;
+pub mod backup;
 pub mod groups;
 pub mod launch;
+mod points;
+mod recover;
 pub mod replication;
+pub mod retention;
 pub mod values;
+pub mod vault;
 
+pub use access::{AgentsArgs, AgentsCommand, AuditArgs, AuditCommand, Role, TokenCommand, TokenCreateArgs};
+pub use points::{CloneArgs, ExportArgs, ImageFormat, MountArgs, PointsArgs};
+pub use recover::{CheckArgs, CommitArgs, DrillArgs, DrillCommand, FailoverArgs};
+
+use backup::BackupCommand;
 use clap::{ArgGroup, Args, Parser, Subcommand};
 use groups::GroupCommand;
 use launch::LaunchArgs;
 use replication::{ReplicationArgs, WatchArgs};
+use retention::RetentionArgs;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
-use values::{duration, point, size};
+use values::{duration, size};
+use vault::{FilesArgs, HoldArgs, PlaceArgs, VaultCommand};
 
 /// Exit codes, shown by `--help`; [`crate::failure::Exit`] is their only maker.
 const EXIT_CODES: &str = "\
@@ -118,6 +131,18 @@ pub enum Command {
     Unmount(MountId),
     /// Write a recovery point to an image file (run this on the site's host)
     Export(ExportArgs),
+    /// Write all disks of a recovery point to a directory, to be a server of its own (run this on the site's host)
+    Clone(CloneArgs),
+    /// Keep a point under a name, release it, or lock it against everybody
+    Hold(HoldArgs),
+    /// Read single files on a server's disks as they were at a point
+    Files(FilesArgs),
+    /// The vault: points that last
+    #[command(subcommand)]
+    Vault(VaultCommand),
+    /// Backups of files
+    #[command(subcommand)]
+    Backup(BackupCommand),
     /// List what old sources wrote after a failover, or delete it
     Branches(BranchesArgs),
     /// Run a recovery point in isolation and check it; replication goes on
@@ -194,7 +219,9 @@ pub struct MountId {
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Example:
-  lifeboat init /srv/lifeboat --name dr-1 --advertise dr-1.example.org --advertise 192.0.2.10")]
+  lifeboat init /srv/lifeboat --name dr-1 --advertise dr-1.example.org --advertise 192.0.2.10
+  lifeboat init /srv/lifeboat --vault s3://backup/dr-1 --endpoint https://s3.example.org \\
+    --access-key-file /etc/lifeboat/s3.key")]
 pub struct InitArgs {
     /// State directory; must be empty or absent
     #[arg(env = "LIFEBOAT_DIR", default_value = "/var/lib/lifeboat", value_name = "DIR")]
@@ -211,6 +238,11 @@ pub struct InitArgs {
     /// Host name or address by which agents and people reach this site; may be repeated, the first is told to agents
     #[arg(long, value_name = "HOST")]
     pub advertise: Vec<String>,
+    /// Where the vault is kept: a directory, s3://BUCKET/PREFIX, or `none` [default: DIR/vault]
+    #[arg(long, value_name = "LOCATION")]
+    pub vault: Option<String>,
+    #[command(flatten)]
+    pub place: PlaceArgs,
 }
 
 #[derive(Debug, Args)]
@@ -271,6 +303,8 @@ pub struct ProtectArgs {
     #[command(flatten)]
     pub watch: WatchArgs,
     #[command(flatten)]
+    pub retention: RetentionArgs,
+    #[command(flatten)]
     pub launch: LaunchArgs,
     /// Show the scan and the initial sync until the server is replicating
     #[arg(long)]
@@ -296,6 +330,8 @@ pub struct SetArgs {
     pub replication: ReplicationArgs,
     #[command(flatten)]
     pub watch: WatchArgs,
+    #[command(flatten)]
+    pub retention: RetentionArgs,
     #[command(flatten)]
     pub launch: LaunchArgs,
 }
@@ -406,175 +442,6 @@ pub struct DeleteArgs {
     pub yes: bool,
 }
 
-const POINT_FORMS: &str = "\
-A point is written as:
-  latest                          the newest one
-  p1.4711                         a point's id
-  20s, 5m, 2h, 1d                 an age
-  '2026-11-20 03:14:15'           a moment, UTC
-  2026-11-20T03:14:15+01:00       a moment with its zone";
-
-#[derive(Debug, Args)]
-#[command(after_help = POINT_FORMS)]
-pub struct PointsArgs {
-    /// Name of the server
-    pub name: String,
-    /// Only the newest point at or before this moment
-    #[arg(long, value_name = "POINT", value_parser = point, conflicts_with_all = ["from", "to", "limit"])]
-    pub at: Option<String>,
-    /// Oldest to list
-    #[arg(long, value_name = "POINT", value_parser = point)]
-    pub from: Option<String>,
-    /// Newest to list
-    #[arg(long, value_name = "POINT", value_parser = point)]
-    pub to: Option<String>,
-    /// Most lines; points are thinned evenly to it
-    #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u32).range(1..=10_000))]
-    pub limit: u32,
-}
-
-#[derive(Debug, Args)]
-#[command(after_help = POINT_FORMS)]
-pub struct MountArgs {
-    /// Name of the server
-    pub name: String,
-    /// Which point
-    #[arg(long, default_value = "latest", value_parser = point)]
-    pub point: String,
-    /// A divergent branch instead of a point, as `branches` shows it
-    #[arg(long, value_name = "ID", conflicts_with = "point")]
-    pub branch: Option<String>,
-    /// Allow writes, into an overlay that is thrown away
-    #[arg(long)]
-    pub writable: bool,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
-pub enum ImageFormat {
-    Raw,
-    Qcow2,
-}
-
-#[derive(Debug, Args)]
-#[command(after_help = "\
-Example:
-  lifeboat export web-1 --point '2026-11-20 03:14:15' --format qcow2 -o web-1.qcow2")]
-pub struct ExportArgs {
-    /// Name of the server
-    pub name: String,
-    /// Which point
-    #[arg(long, default_value = "latest", value_parser = point)]
-    pub point: String,
-    /// A divergent branch instead of a point, as `branches` shows it
-    #[arg(long, value_name = "ID", conflicts_with = "point")]
-    pub branch: Option<String>,
-    #[arg(long, value_enum, default_value = "raw")]
-    pub format: ImageFormat,
-    /// File to write
-    #[arg(short, long, value_name = "FILE")]
-    pub output: PathBuf,
-    /// Index of the disk, where the server has several
-    #[arg(long, value_name = "N")]
-    pub disk: Option<u16>,
-    /// Replace FILE if it exists
-    #[arg(long)]
-    pub force: bool,
-}
-
-#[derive(Debug, Clone, Args)]
-pub struct CheckArgs {
-    /// tcp:PORT, http:PORT[/PATH], serial:REGEX or script:FILE; may be repeated
-    #[arg(help_heading = "Checks", long = "check", value_name = "CHECK")]
-    pub checks: Vec<String>,
-    /// The checks must pass within this time
-    #[arg(help_heading = "Checks", long, default_value = "5m", value_parser = duration, value_name = "TIME")]
-    pub check_timeout: Duration,
-    /// Run this file on the site's host after the checks, with the run's facts in its environment
-    #[arg(help_heading = "Checks", long, value_name = "FILE")]
-    pub post_script: Option<String>,
-}
-
-#[derive(Debug, Args)]
-#[command(
-    args_conflicts_with_subcommands = true,
-    subcommand_negates_reqs = true,
-    after_help = "\
-Examples:
-  lifeboat drill web-1
-  lifeboat drill web-1 --point 20s --check http:80/health --keep 0s
-  lifeboat drill web-1 --memory 4GiB --network user --check 'serial:login:' --detach
-  lifeboat drill cleanup RUN"
-)]
-pub struct DrillArgs {
-    /// Name of the server
-    #[arg(required = true)]
-    pub name: Option<String>,
-    #[command(subcommand)]
-    pub command: Option<DrillCommand>,
-    /// Which point
-    #[arg(long, default_value = "latest", value_parser = point)]
-    pub point: String,
-    #[command(flatten)]
-    pub launch: LaunchArgs,
-    #[command(flatten)]
-    pub checks: CheckArgs,
-    /// Clean up by itself after this time; 0s means as soon as the checks are over
-    #[arg(long, default_value = "30m", value_parser = duration, value_name = "TIME")]
-    pub keep: Duration,
-    /// Show the steps until the checks are over [default]
-    #[arg(long, conflicts_with = "detach")]
-    pub wait: bool,
-    /// Start it and return
-    #[arg(long)]
-    pub detach: bool,
-}
-
-#[derive(Debug, Subcommand)]
-pub enum DrillCommand {
-    /// Remove the machine of a drill now; its report is kept
-    Cleanup(RunId),
-}
-
-#[derive(Debug, Args)]
-#[command(after_help = "\
-Examples:
-  lifeboat failover web-1
-  lifeboat failover web-1 --point 5m --check tcp:443 --yes
-Another point, after a failover (what the present machine wrote is thrown away):
-  lifeboat failover web-1 --point '2026-11-20 03:14:15' --discard-current")]
-pub struct FailoverArgs {
-    /// Name of the server
-    pub name: String,
-    /// Which point
-    #[arg(long, default_value = "latest", value_parser = point)]
-    pub point: String,
-    #[command(flatten)]
-    pub launch: LaunchArgs,
-    #[command(flatten)]
-    pub checks: CheckArgs,
-    /// Throw away the machine of an earlier failover with all it wrote, and run another point
-    #[arg(long)]
-    pub discard_current: bool,
-    /// Do not ask
-    #[arg(long)]
-    pub yes: bool,
-    /// Start it and return
-    #[arg(long)]
-    pub detach: bool,
-}
-
-#[derive(Debug, Args)]
-pub struct CommitArgs {
-    /// Name of the server
-    pub name: String,
-    /// Do not ask
-    #[arg(long)]
-    pub yes: bool,
-    /// Start it and return
-    #[arg(long)]
-    pub detach: bool,
-}
-
 #[derive(Debug, Args)]
 pub struct ScreenArgs {
     /// Id of the run, or enough of its start to be the only one
@@ -597,80 +464,6 @@ pub struct OpArgs {
     /// Show the steps until it ends
     #[arg(long)]
     pub follow: bool,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
-pub enum Role {
-    /// Reads
-    Viewer,
-    /// Reads, drills, mounts, fails over
-    Operator,
-    /// Everything, tokens and agents included
-    Admin,
-}
-
-#[derive(Debug, Subcommand)]
-pub enum TokenCommand {
-    /// Make a token; it is shown once
-    #[command(after_help = "\
-Examples:
-  lifeboat token create --agent --name host-a
-  lifeboat token create --role operator --name anna --ttl 90d")]
-    Create(TokenCreateArgs),
-    /// List tokens, without their secrets
-    List,
-    /// End a token now
-    Revoke {
-        /// Id of the token, as `list` shows it
-        id: String,
-    },
-}
-
-#[derive(Debug, Args)]
-#[command(group(ArgGroup::new("kind").required(true)))]
-pub struct TokenCreateArgs {
-    /// A one-time token with which an agent joins
-    #[arg(long, group = "kind")]
-    pub agent: bool,
-    /// A token for a person or a program
-    #[arg(long, value_enum, group = "kind")]
-    pub role: Option<Role>,
-    /// For agents the agent's name, for people a name in the audit log
-    #[arg(long)]
-    pub name: Option<String>,
-    /// How long it is valid [default: agents 1h, people for ever]
-    #[arg(long, value_parser = duration, value_name = "TIME")]
-    pub ttl: Option<Duration>,
-}
-
-#[derive(Debug, Args)]
-pub struct AgentsArgs {
-    #[command(subcommand)]
-    pub command: Option<AgentsCommand>,
-}
-
-#[derive(Debug, Subcommand)]
-pub enum AgentsCommand {
-    /// Refuse an agent from now on and cut its sessions
-    Revoke {
-        /// Name or id of the agent
-        name: String,
-    },
-}
-
-#[derive(Debug, Args)]
-pub struct AuditArgs {
-    #[command(subcommand)]
-    pub command: Option<AuditCommand>,
-    /// Most lines, newest first
-    #[arg(long, default_value_t = 50, value_parser = clap::value_parser!(u32).range(1..=10_000))]
-    pub limit: u32,
-}
-
-#[derive(Debug, Subcommand)]
-pub enum AuditCommand {
-    /// Check that no entry was changed or removed
-    Verify,
 }
 
 #[cfg(test)]

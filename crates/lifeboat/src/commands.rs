@@ -1,12 +1,18 @@
 //! What each command does: one or a few API calls, then text. Nothing here reaches the store or the data side.
 
 mod access;
+mod backup;
+mod clone;
+mod content;
 mod export;
 mod follow;
 mod groups;
+mod jobs;
 mod points;
 mod recover;
+pub mod secrets;
 mod servers;
+mod vault;
 mod watch;
 
 pub use watch::Rpo;
@@ -107,6 +113,11 @@ impl Session {
             }
             Command::Unmount(args) => self.unmount(&args.id).await,
             Command::Export(args) => self.export(args).await,
+            Command::Clone(args) => self.clone_point(args).await,
+            Command::Hold(args) => self.hold(args).await,
+            Command::Files(args) => self.files(args).await,
+            Command::Vault(command) => self.vault(command).await,
+            Command::Backup(command) => self.backup(command).await,
             Command::Drill(args) => match args.command {
                 Some(DrillCommand::Cleanup(run)) => self.cleanup(&run.run, false, false).await,
                 None => self.drill(args).await,

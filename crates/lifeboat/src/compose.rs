@@ -2,12 +2,15 @@
 //! two ports of `lifeboat_api::port`. The only file that knows all of them.
 
 use crate::failure::{Exit, Failure, Outcome};
+use crate::serve::attach::blocking;
 use crate::serve::config::SiteConfig;
-use crate::serve::{keys, listen};
+use crate::serve::config::vault::Vault as VaultConfig;
+use crate::serve::{keys, listen, vault};
 use lifeboat_api::port::{ControlPort, SitePort};
 use lifeboat_api::tls::{Fingerprint, server_config};
 use lifeboat_base::{Clock, Entropy, SystemClock, SystemEntropy};
-use lifeboat_control::init::InitError;
+use lifeboat_control::init::{Authority, InitError};
+use lifeboat_control::kit::KitContent;
 use lifeboat_control::store::Store;
 use lifeboat_control::{AGENT_LIFE, App, ControlConfig, Gate};
 use lifeboat_site::port::SiteHandle;
@@ -32,21 +35,64 @@ pub struct Parts<'a> {
 pub struct Made {
     pub fingerprint: Fingerprint,
     pub token: String,
+    /// What was found of the places the vault is kept in.
+    pub vault: Vec<String>,
 }
 
-/// Makes keys, CA, store and the first token in an empty directory.
+/// Makes keys, CA, store, the first token and the vault in an empty directory.
+///
+/// # Errors
+/// When something cannot be written, or the place named cannot hold a vault; the caller takes everything back.
+pub async fn init(dir: &Path, config: &SiteConfig) -> Outcome<Made> {
+    keys::create(dir, None, &SystemEntropy)?;
+    let made = lifeboat_control::init::init(dir, &config.name, Arc::new(SystemClock), &SystemEntropy).await?;
+    // Last, because what is made in a bucket is not taken back.
+    let vault = match config.vault.off {
+        true => Vec::new(),
+        false => {
+            let (config, dir, key) = (config.vault.clone(), dir.to_path_buf(), keys::load_vault(dir)?);
+            let entropy: Arc<dyn Entropy> = Arc::new(SystemEntropy);
+            blocking(move || vault::create(&config, &dir, &key, &SystemClock, &entropy)).await?
+        }
+    };
+    let vault = vault.into_iter().map(|v| v.text).collect();
+    Ok(Made { fingerprint: made.fingerprint, token: made.admin_token, vault })
+}
+
+/// Makes a site in an empty directory that has a lost site's keys and CA.
 ///
 /// # Errors
 /// When something cannot be written; the caller takes everything back.
-pub async fn init(dir: &Path, config: &SiteConfig) -> Outcome<Made> {
-    keys::create(dir, &SystemEntropy)?;
-    let made = lifeboat_control::init::init(dir, &config.name, Arc::new(SystemClock), &SystemEntropy).await?;
-    Ok(Made { fingerprint: made.fingerprint, token: made.admin_token })
+pub async fn attach(dir: &Path, config: &SiteConfig, kit: &KitContent, key: &keys::Key) -> Outcome<Made> {
+    keys::create(dir, Some(key), &SystemEntropy)?;
+    let authority = Authority { certificate: &kit.ca_certificate, key: &kit.ca_key };
+    let clock = Arc::new(SystemClock);
+    let made = lifeboat_control::init::attach(dir, &config.name, authority, clock, &SystemEntropy).await?;
+    Ok(Made { fingerprint: made.fingerprint, token: made.admin_token, vault: Vec::new() })
 }
 
 /// The API's description, as the code makes it.
 pub fn openapi() -> String {
     lifeboat_control::openapi_json()
+}
+
+/// Where the vault is, after one was made for a site that never had one. What fails there keeps nothing else from working.
+async fn with_vault(
+    config: &SiteConfig,
+    dir: &Path,
+    clock: &Arc<dyn Clock>,
+    entropy: &Arc<dyn Entropy>,
+) -> VaultConfig {
+    let (wanted, dir, clock, entropy) =
+        (config.vault.clone(), dir.to_path_buf(), Arc::clone(clock), Arc::clone(entropy));
+    let made = blocking(move || vault::upgrade(&wanted, &dir, &*clock, &entropy)).await;
+    match made {
+        Ok(()) => config.vault.clone(),
+        Err(error) => {
+            tracing::error!(%error, "this site has no vault: it could not be made, which is tried again at the next start");
+            VaultConfig { off: true, ..config.vault.clone() }
+        }
+    }
 }
 
 /// A site that runs.
@@ -70,6 +116,7 @@ pub async fn start(parts: Parts<'_>) -> Outcome<Running> {
     let port = replication.local_addr().map_err(|e| Failure::io("find the replication port", &e))?.port();
 
     let journal_key = keys::load(dir)?;
+    let vault = with_vault(config, dir, &clock, &entropy).await;
     let store = lifeboat_control::init::open_store(dir, clock.clone()).await?;
     let ca = Arc::new(lifeboat_control::init::load_ca(dir)?);
     // Made anew at each start: it is never older than the process, and no key of it is kept.
@@ -87,6 +134,7 @@ pub async fn start(parts: Parts<'_>) -> Outcome<Running> {
         ca_pem: ca.pem().to_string(),
         journal_key,
         accel: config.machines.acceleration.forced(),
+        vault: vault::settings(&vault, dir, &entropy)?,
     };
     let site =
         Site::start(settings, clock.clone(), entropy.clone()).await.map_err(failed("start the data side"))?;
@@ -99,6 +147,7 @@ pub async fn start(parts: Parts<'_>) -> Outcome<Running> {
         rpo_alarm: Duration::from_secs(config.alarms.rpo_seconds),
         server_certificate_expires: Some(identity.expires),
         scripts: Some(dir.join("scripts")),
+        kit: vault::kit_source(&vault, &config.name, dir)?,
         ..ControlConfig::default()
     };
     let app = App::new(

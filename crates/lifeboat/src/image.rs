@@ -10,7 +10,7 @@ use lifeboat_block::{BlockDevice, BlockError, ExtentKind};
 use lifeboat_nbd::Client;
 use std::fs::{self, File, OpenOptions};
 use std::io;
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -57,9 +57,11 @@ impl Draft {
             .ok_or_else(|| Failure::usage(format!("{} names no file", target.display())))?;
         let draft = format!(".{}.{}.tmp", name.to_string_lossy(), std::process::id());
         let path = target.with_file_name(draft);
+        // What comes out of a backup or a disk is nobody else's to read.
         OpenOptions::new()
             .write(true)
             .create_new(true)
+            .mode(0o600)
             .open(&path)
             .map_err(|e| Failure::io(format_args!("write beside {}", target.display()), &e))?;
         Ok(Self { path, target: target.into(), done: false })

@@ -1,11 +1,14 @@
 //! A site's process: configuration, state directory, logs, signals, and the service manager.
 //! What runs inside is composed in [`crate::compose`].
 
+pub mod attach;
 pub mod config;
 pub mod keys;
 pub mod listen;
 pub mod logs;
+pub mod rekey;
 pub mod state;
+pub mod vault;
 
 use crate::args::{InitArgs, ServeArgs};
 use crate::compose::{self, Parts};
@@ -34,7 +37,7 @@ pub async fn init(args: InitArgs, out: Out) -> Outcome {
     let dir = args.dir.display().to_string();
     let fingerprint = made.fingerprint.to_string();
     let answer = serde_json::json!({
-        "directory": dir, "url": url, "fingerprint": fingerprint, "token": made.token,
+        "directory": dir, "url": url, "fingerprint": fingerprint, "token": made.token, "vault": made.vault,
     });
     out.answer(&answer, |_, style| {
         format!(
@@ -42,11 +45,25 @@ pub async fn init(args: InitArgs, out: Out) -> Outcome {
              start it:  lifeboat serve --dir {dir}\n\
              log in:    lifeboat login --url {url} --fingerprint {fingerprint} --token {}\n\n\
              The token is the first administrator's and is shown only now. Keep {dir}/keys safe: without\n\
-             it the recovery points cannot be read.",
+             it the recovery points cannot be read.\n\n{}",
             style.bold(&format!("Site {}", config.name)),
-            made.token
+            made.token,
+            vault_words(&made.vault)
         )
     })
+}
+
+/// What a person is told of the vault `init` made.
+fn vault_words(found: &[String]) -> String {
+    if found.is_empty() {
+        return "There is no vault: points end with the journal.".into();
+    }
+    format!(
+        "vault:     {}\n\
+         Once it runs, make a recovery kit and keep it elsewhere: with it and the vault everything comes back after\n\
+         this site is lost:  lifeboat vault key kit --out FILE",
+        found.join("\n           ")
+    )
 }
 
 /// Runs a site until it is asked to stop.

@@ -4,12 +4,12 @@
 //! threads. The order of the records is that of the batch all the same.
 
 use crate::sender::{Batch, Item, Queued};
-use crate::wire::{RecordsFrame, is_zero};
+use crate::wire::RecordsFrame;
 use bytes::Bytes;
 use lifeboat_base::Seq;
 use lifeboat_base::limits::{AGENT_QUEUE, MIB};
 use lifeboat_block::codec::Encoder;
-use lifeboat_block::{Body, Codec};
+use lifeboat_block::{Body, Codec, is_zero};
 
 /// How much content one frame carries at most. Far below `MAX_FRAME`: headers and incompressible
 /// content fit besides.

@@ -1,6 +1,8 @@
 //! Handshake and control messages, as protocol buffers: new fields may be added, old ones keep
 //! their numbers.
 
+pub mod restore;
+
 use prost::{Enumeration, Message, Oneof};
 
 /// Version of the wire format this code speaks.
@@ -16,12 +18,13 @@ pub struct Hello {
     pub instance: u64,
     #[prost(string, tag = "3")]
     pub agent_version: String,
-    #[prost(oneof = "hello::Session", tags = "4, 5")]
+    #[prost(oneof = "hello::Session", tags = "4, 5, 6, 7")]
     pub session: Option<hello::Session>,
 }
 
 pub mod hello {
-    use super::{ControlSession, Oneof, StreamSession};
+    use super::restore::RestoreSession;
+    use super::{BackupSession, ControlSession, Oneof, StreamSession};
 
     #[derive(Clone, PartialEq, Oneof)]
     pub enum Session {
@@ -29,6 +32,10 @@ pub mod hello {
         Control(ControlSession),
         #[prost(message, tag = "5")]
         Stream(StreamSession),
+        #[prost(message, tag = "6")]
+        Backup(BackupSession),
+        #[prost(message, tag = "7")]
+        Restore(RestoreSession),
     }
 }
 
@@ -127,14 +134,15 @@ pub struct Control {
     /// Pairs a request with its answer; 0 where none is awaited.
     #[prost(uint64, tag = "1")]
     pub id: u64,
-    #[prost(oneof = "control::Body", tags = "2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13")]
+    #[prost(oneof = "control::Body", tags = "2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17")]
     pub body: Option<control::Body>,
 }
 
 pub mod control {
+    use super::restore::{Restore, RestoreResult};
     use super::{
-        Assignments, Cut, CutResult, Hold, HoldResult, Oneof, Probe, ProbeResult, Renew, Renewed, Report,
-        Verify,
+        Assignments, Backup, BackupResult, Cut, CutResult, Hold, HoldResult, Oneof, Probe, ProbeResult,
+        Renew, Renewed, Report, Verify,
     };
 
     #[derive(Clone, PartialEq, Oneof)]
@@ -175,6 +183,18 @@ pub mod control {
         /// Site to agent.
         #[prost(message, tag = "13")]
         Verify(Verify),
+        /// Site to agent.
+        #[prost(message, tag = "14")]
+        Backup(Backup),
+        /// Agent to site, with the id of the [`Backup`].
+        #[prost(message, tag = "15")]
+        BackupResult(BackupResult),
+        /// Site to agent.
+        #[prost(message, tag = "16")]
+        Restore(Restore),
+        /// Agent to site, with the id of the [`Restore`].
+        #[prost(message, tag = "17")]
+        RestoreResult(RestoreResult),
     }
 }
 
@@ -450,5 +470,150 @@ pub struct Renewed {
     #[prost(string, tag = "1")]
     pub certificate: String,
     #[prost(string, tag = "2")]
+    pub error: String,
+}
+
+/// Back these paths up, in a session of its own.
+#[derive(Clone, PartialEq, Eq, Message)]
+pub struct Backup {
+    /// Random; the session names it.
+    #[prost(fixed64, tag = "1")]
+    pub job: u64,
+    /// `BackupSet` as JSON: the API's own form, understood in one place.
+    #[prost(string, tag = "2")]
+    pub set: String,
+}
+
+#[derive(Clone, PartialEq, Eq, Message)]
+pub struct BackupResult {
+    /// Empty: the session is on its way. Else why there will be none.
+    #[prost(string, tag = "1")]
+    pub error: String,
+}
+
+/// The blobs of one backup the site asked for.
+#[derive(Clone, PartialEq, Eq, Message)]
+pub struct BackupSession {
+    #[prost(fixed64, tag = "1")]
+    pub job: u64,
+    /// Root of the tree the agent remembers from the last backup of the set: 32 bytes, or none.
+    #[prost(bytes = "vec", tag = "2")]
+    pub base: Vec<u8>,
+}
+
+/// Both ways in a backup's session. The agent offers what it has, the site asks for what it lacks; nothing goes the other
+/// way, so a backup reads nothing.
+#[derive(Clone, PartialEq, Message)]
+pub struct BackupFrame {
+    #[prost(oneof = "backup::Body", tags = "1, 2, 3, 4, 5, 6, 7, 8")]
+    pub body: Option<backup::Body>,
+}
+
+pub mod backup {
+    use super::{
+        BackupBegin, BackupBlob, BackupDone, BackupEnd, BackupNeeded, BackupOffer, BackupProgress, Oneof,
+    };
+
+    #[derive(Clone, PartialEq, Oneof)]
+    pub enum Body {
+        /// Site to agent, first.
+        #[prost(message, tag = "1")]
+        Begin(BackupBegin),
+        /// Agent to site.
+        #[prost(message, tag = "2")]
+        Offer(BackupOffer),
+        /// Site to agent: for each offer one, in their order.
+        #[prost(message, tag = "3")]
+        Needed(BackupNeeded),
+        /// Agent to site.
+        #[prost(message, tag = "4")]
+        Blob(BackupBlob),
+        /// Agent to site: a sign of life, too.
+        #[prost(message, tag = "5")]
+        Progress(BackupProgress),
+        /// Agent to site, when every blob was sent.
+        #[prost(message, tag = "6")]
+        Done(BackupDone),
+        /// Either way, last: it is in the vault, or why it is not.
+        #[prost(message, tag = "7")]
+        End(BackupEnd),
+        /// Site to agent: a sign of life.
+        #[prost(bool, tag = "8")]
+        Ping(bool),
+    }
+}
+
+#[derive(Clone, PartialEq, Eq, Message)]
+pub struct BackupBegin {
+    /// The tree the agent remembers is that of the newest backup here: what it names need not be offered again.
+    #[prost(bool, tag = "1")]
+    pub base: bool,
+}
+
+#[derive(Clone, PartialEq, Eq, Message)]
+pub struct BackupOffer {
+    #[prost(message, repeated, tag = "1")]
+    pub blobs: Vec<BlobRef>,
+}
+
+#[derive(Clone, PartialEq, Eq, Message)]
+pub struct BlobRef {
+    /// BLAKE3, 32 bytes.
+    #[prost(bytes = "vec", tag = "1")]
+    pub hash: Vec<u8>,
+    /// A part of a tree; else content.
+    #[prost(bool, tag = "2")]
+    pub tree: bool,
+}
+
+#[derive(Clone, PartialEq, Eq, Message)]
+pub struct BackupNeeded {
+    /// Which blobs of the offer are needed.
+    #[prost(uint32, repeated, tag = "1")]
+    pub blobs: Vec<u32>,
+}
+
+#[derive(Clone, PartialEq, Eq, Message)]
+pub struct BackupBlob {
+    #[prost(bool, tag = "1")]
+    pub tree: bool,
+    #[prost(bytes = "bytes", tag = "2")]
+    pub content: bytes::Bytes,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Message)]
+pub struct BackupProgress {
+    #[prost(uint64, tag = "1")]
+    pub files: u64,
+    #[prost(uint64, tag = "2")]
+    pub bytes: u64,
+}
+
+#[derive(Clone, PartialEq, Eq, Message)]
+pub struct BackupDone {
+    /// Root of the tree, 32 bytes.
+    #[prost(bytes = "vec", tag = "1")]
+    pub root: Vec<u8>,
+    #[prost(uint64, tag = "2")]
+    pub files: u64,
+    #[prost(uint64, tag = "3")]
+    pub directories: u64,
+    #[prost(uint64, tag = "4")]
+    pub bytes: u64,
+    #[prost(uint64, tag = "5")]
+    pub files_read: u64,
+    #[prost(uint64, tag = "6")]
+    pub bytes_read: u64,
+    /// What could not be read, as `PATH: why`; the first of it.
+    #[prost(string, repeated, tag = "7")]
+    pub problems: Vec<String>,
+    #[prost(uint64, tag = "8")]
+    pub problem_count: u64,
+}
+
+#[derive(Clone, PartialEq, Eq, Message)]
+pub struct BackupEnd {
+    /// Empty: it is in the vault.
+    #[prost(string, tag = "1")]
     pub error: String,
 }

@@ -76,6 +76,27 @@ pub async fn write_frame(stream: &mut (impl AsyncWrite + Unpin), frame: &[u8]) -
     Ok(())
 }
 
+/// The same, to a peer that takes some of it within any `silence`. A large frame may take far longer than that.
+///
+/// # Errors
+/// See [`ShellError`].
+pub async fn write_patiently(
+    stream: &mut (impl AsyncWrite + Unpin),
+    frame: &[u8],
+    silence: Duration,
+) -> Result<(), ShellError> {
+    let mut rest = frame;
+    while !rest.is_empty() {
+        let taken = tokio::time::timeout(silence, stream.write(rest)).await;
+        match taken.map_err(|_| ShellError::Silent(silence))?? {
+            0 => return Err(ShellError::Closed),
+            n => rest = &rest[n..],
+        }
+    }
+    tokio::time::timeout(silence, stream.flush()).await.map_err(|_| ShellError::Silent(silence))??;
+    Ok(())
+}
+
 /// Writes a message as one frame and flushes.
 ///
 /// # Errors

@@ -26,7 +26,7 @@
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use lifeboat_base::limits::{BLOCK, MAX_DISK, MAX_FRAME, MAX_RECORD};
 use lifeboat_base::{DiskId, Epoch, Seq, WallTime};
-use lifeboat_block::{BarrierKind, Body, Codec, Record};
+use lifeboat_block::{BarrierKind, Body, Codec, Record, is_zero};
 
 pub const FRAME_HEADER: usize = 8;
 pub const RECORD_HEADER: usize = 40;
@@ -61,14 +61,28 @@ pub enum FrameType {
     Ack = 7,
     Ping = 8,
     Control = 9,
+    Backup = 10,
+    Restore = 11,
 }
 
 impl FrameType {
     fn from_u8(v: u8) -> Option<Self> {
         use FrameType as T;
-        [T::Hello, T::Welcome, T::Refuse, T::Records, T::Offer, T::Answer, T::Ack, T::Ping, T::Control]
-            .into_iter()
-            .find(|t| *t as u8 == v)
+        [
+            T::Hello,
+            T::Welcome,
+            T::Refuse,
+            T::Records,
+            T::Offer,
+            T::Answer,
+            T::Ack,
+            T::Ping,
+            T::Control,
+            T::Backup,
+            T::Restore,
+        ]
+        .into_iter()
+        .find(|t| *t as u8 == v)
     }
 }
 
@@ -260,13 +274,6 @@ pub const ZERO_HASH: BlockHash = [0; 32];
 /// Hash of a block's content as offers carry it.
 pub fn hash_block(content: &[u8]) -> BlockHash {
     if is_zero(content) { ZERO_HASH } else { *blake3::hash(content).as_bytes() }
-}
-
-/// Whether every byte is zero.
-pub fn is_zero(content: &[u8]) -> bool {
-    // SAFETY: any bytes are valid u64s; align_to keeps the unaligned ends apart.
-    let (head, words, tail) = unsafe { content.align_to::<u64>() };
-    head.iter().chain(tail).all(|b| *b == 0) && words.iter().all(|w| *w == 0)
 }
 
 /// "These blocks of mine hash to this; which do you lack?" Blocks are [`BLOCK`] bytes; the last of a disk may be shorter.

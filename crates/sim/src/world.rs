@@ -43,6 +43,7 @@ mod plan;
 mod run;
 mod site;
 mod spool;
+mod vault;
 mod verify;
 
 pub use mutant::Mutant;
@@ -118,6 +119,8 @@ struct World {
     /// No fault happens any more.
     calm: bool,
     moments: BTreeMap<WallTime, Moment>,
+    /// What journals stand on, where the plan has one.
+    vault: Option<std::sync::Arc<vault::Vault>>,
     /// A write a mutant keeps back.
     held: Option<(usize, lifeboat_base::DiskId, disk::Change)>,
     injected: BTreeMap<Fault, u64>,

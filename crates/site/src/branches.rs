@@ -154,6 +154,7 @@ impl Site {
             config,
             clock: Arc::clone(&self.clock),
             entropy: Arc::clone(&self.entropy),
+            beyond: None,
         };
         let trunk = Trunk { line: line.reader.clone(), base: about.base };
         ServerCell::open_branch(&open, trunk).map_err(|e| io::Error::other(e.to_string()))

@@ -7,8 +7,10 @@
 //! ```
 //! It decides nothing: control does, through [`lifeboat_api::port::SitePort`].
 
+pub mod backup;
 pub(crate) mod branches;
 mod check;
+pub mod disk_files;
 pub mod errors;
 mod groups;
 mod health;
@@ -23,6 +25,7 @@ pub mod server;
 pub mod sessions;
 #[cfg(test)]
 mod testing;
+pub mod vault;
 mod verify;
 pub mod watch;
 
@@ -62,6 +65,8 @@ pub struct SiteSettings {
     pub journal_key: Zeroizing<[u8; 32]>,
     /// `None`: probe for the accelerator.
     pub accel: Option<launch::AccelKind>,
+    /// `None`: there is no vault, and journals keep all there is.
+    pub vault: Option<vault::VaultSettings>,
 }
 
 /// Why the data side could not start.
@@ -90,6 +95,9 @@ pub struct Site {
     /// Who owned each server in earlier epochs.
     pub(crate) owners: Mutex<HashMap<ServerId, owners::Owners>>,
     pub(crate) branches: branches::Branches,
+    pub vault: Arc<vault::SiteVault>,
+    pub backups: Arc<backup::Backups>,
+    pub disk_files: disk_files::DiskFiles,
     pub(crate) opening: tokio::sync::Mutex<()>,
     /// Why servers this site should hold could not be opened.
     pub(crate) unopened: Mutex<HashMap<ServerId, PortError>>,
@@ -125,11 +133,20 @@ impl Site {
         let tls = server_config_mutual(&settings.chain_pem, &settings.key_pem, &settings.ca_pem)?;
         settings.replication.set_nonblocking(true).map_err(SiteError::Listen)?;
         let listener = TcpListener::from_std(settings.replication).map_err(SiteError::Listen)?;
-        let site =
-            Arc::new(Self::in_dir(settings.dir, &settings.journal_key, settings.accel, clock, entropy)?);
+        let site = Self::in_dir(
+            (settings.dir, settings.vault),
+            &settings.journal_key,
+            settings.accel,
+            clock,
+            entropy,
+        )?;
+        let site = Arc::new(site);
         let accept = TlsAcceptor::from(Arc::new(tls));
         tokio::spawn(listen::serve(Arc::clone(&site), listener, accept, site.shutdown.subscribe()));
         tokio::spawn(Arc::clone(&site).trim_loop());
+        tokio::spawn(Arc::clone(&site).vault_loop());
+        tokio::spawn(Arc::clone(&site).lock_loop());
+        tokio::spawn(Arc::clone(&site).backup_loop());
         tokio::spawn(Arc::clone(&site).watch_loop());
         let prober = Arc::clone(&site);
         tokio::task::spawn_blocking(move || match prober.launcher.accel() {
@@ -141,7 +158,7 @@ impl Site {
 
     /// A site that does not listen.
     fn in_dir(
-        dir: PathBuf,
+        (dir, vault): (PathBuf, Option<vault::VaultSettings>),
         journal_key: &[u8; 32],
         accel: Option<launch::AccelKind>,
         clock: Arc<dyn Clock>,
@@ -158,7 +175,14 @@ impl Site {
         let specs = load_specs(&dir.join("servers"));
         let owners = specs.keys().map(|id| (*id, owners::load(&dir.join("servers").join(id.to_string()))));
         let owners = owners.collect();
+        let vault = vault::SiteVault::new(vault, dir.clone(), Arc::clone(&clock), Arc::clone(&entropy));
+        let vault = Arc::new(vault);
+        let zone = jiff::tz::TimeZone::system();
+        let backups = backup::Backups::new(Arc::clone(&vault), dir.clone(), zone, Arc::clone(&clock));
         Ok(Self {
+            vault,
+            backups: Arc::new(backups),
+            disk_files: disk_files::DiskFiles::default(),
             mounts,
             interrupted: Mutex::new(interrupted),
             launcher: launch::Launcher::new(launcher, Arc::clone(&clock)),
@@ -267,7 +291,7 @@ impl Site {
     }
 
     /// A run still reads a point of this server, now or since before the restart.
-    fn carries_run(&self, server: ServerId) -> bool {
+    pub(crate) fn carries_run(&self, server: ServerId) -> bool {
         self.mounts.of_server(server).iter().any(|id| id.starts_with(port::RUN_MOUNT))
             || self.interrupted.lock().iter().any(|r| r.server == server)
     }
@@ -280,27 +304,21 @@ impl Site {
                 () = self.trim_now.notified() => {}
                 _ = stop.wait_for(|s| *s) => return,
             }
+            // Where there is a vault it takes what leaves the window, and the journal folds nothing.
             let cells: Vec<_> = self.cells.read().values().cloned().collect();
             for cell in cells {
+                if self.vault.is_set() {
+                    let site = Arc::clone(&self);
+                    if let Err(e) = tokio::task::spawn_blocking(move || site.bound_now(&cell)).await {
+                        tracing::error!("bounding a journal died: {e}");
+                    }
+                    continue;
+                }
                 // A run's point must outlive a restart of this process, which a mount's hold on it does not.
                 if self.carries_run(cell.spec.read().id) {
                     continue;
                 }
-                let trimmed = tokio::task::spawn_blocking(move || {
-                    let plan = cell.keeper.plan_trim()?;
-                    if plan.is_empty() {
-                        return Ok(());
-                    }
-                    let name = cell.spec.read().name.clone();
-                    tracing::info!(
-                        server = name,
-                        points = plan.points_dropped(),
-                        freed = plan.bytes_freed(),
-                        "trim"
-                    );
-                    cell.keeper.trim(&plan).map(drop)
-                })
-                .await;
+                let trimmed = tokio::task::spawn_blocking(move || fold(&cell)).await;
                 if let Ok(Err(e)) = trimmed {
                     tracing::warn!("trimming a journal: {e}");
                 }
@@ -312,16 +330,33 @@ impl Site {
     pub async fn shutdown(self: &Arc<Self>) {
         self.shutdown.send_replace(true);
         self.cancel.cancel();
+        self.vault.jobs.cancel_all();
+        self.vault.save_clock();
         let cells: Vec<_> = self.cells.read().values().cloned().collect();
         let branches = self.branches.take_all();
         for cell in cells.into_iter().chain(branches.iter().filter_map(|b| b.cell.clone())) {
             cell.stop().await;
         }
         let site = Arc::clone(self);
-        if tokio::task::spawn_blocking(move || site.mounts.stop()).await.is_err() {
+        let stop = move || {
+            site.backups.unmount_all();
+            site.mounts.stop();
+        };
+        if tokio::task::spawn_blocking(stop).await.is_err() {
             tracing::error!("ending the mounts failed");
         }
     }
+}
+
+/// Drops what has left the window, and folds what is before it.
+pub(crate) fn fold(cell: &ServerCell) -> Result<(), lifeboat_journal::JournalError> {
+    let plan = cell.keeper.plan_trim()?;
+    if plan.is_empty() {
+        return Ok(());
+    }
+    let name = cell.spec.read().name.clone();
+    tracing::info!(server = name, points = plan.points_dropped(), freed = plan.bytes_freed(), "trim");
+    cell.keeper.trim(&plan).map(drop)
 }
 
 /// Name of the file beside a server's journal that says what control wants of it.

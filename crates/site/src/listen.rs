@@ -7,6 +7,8 @@
 mod stream;
 
 use crate::Site;
+use crate::backup::restore::session::restore_session;
+use crate::backup::session::backup_session;
 use crate::server::No;
 use crate::sessions::{AgentLink, Key, Listed};
 use lifeboat_base::limits::{HANDSHAKE, MAX_DISKS, MAX_FRAME, MAX_HELLO, MAX_TEXT, SESSION_SILENCE};
@@ -30,18 +32,18 @@ const MAX_SESSIONS: usize = 4096;
 /// Answers and control messages waiting for a slow peer.
 const OUTGOING: usize = 64;
 /// How often an idle session hears from this side, and how often a peer is judged again.
-const KEEPALIVE: Duration = Duration::from_secs(2);
+pub(crate) const KEEPALIVE: Duration = Duration::from_secs(2);
 
 /// Who a session's peer proved to be.
-struct Peer {
-    agent: AgentId,
-    address: SocketAddr,
-    certificate: Vec<u8>,
+pub(crate) struct Peer {
+    pub agent: AgentId,
+    pub address: SocketAddr,
+    pub certificate: Vec<u8>,
 }
 
 impl Peer {
     /// Whether it may still be here.
-    fn admitted(&self, site: &Site) -> Result<(), No> {
+    pub fn admitted(&self, site: &Site) -> Result<(), No> {
         let Some(control) = site.control() else { return Ok(()) };
         match control.admit(&self.certificate, &self.address.to_string()) {
             Ok(_) => Ok(()),
@@ -52,7 +54,7 @@ impl Peer {
 
 /// Judges a session again and again; ends with the reason when it may not go on. What changed between a peer's
 /// admission and its place in the lists is found so, and a certificate that ends.
-async fn judge(judgement: impl Fn() -> Result<(), No>) -> No {
+pub(crate) async fn judge(judgement: impl Fn() -> Result<(), No>) -> No {
     loop {
         tokio::time::sleep(KEEPALIVE).await;
         if let Err(no) = judgement() {
@@ -62,7 +64,7 @@ async fn judge(judgement: impl Fn() -> Result<(), No>) -> No {
 }
 
 /// Writes a frame to a peer that reads.
-async fn send(writer: &mut (impl AsyncWrite + Unpin), frame: &[u8]) -> Result<(), ShellError> {
+pub(crate) async fn send(writer: &mut (impl AsyncWrite + Unpin), frame: &[u8]) -> Result<(), ShellError> {
     tokio::time::timeout(SESSION_SILENCE, write_frame(writer, frame))
         .await
         .unwrap_or(Err(ShellError::Silent(SESSION_SILENCE)))
@@ -150,6 +152,8 @@ async fn peer(site: &Arc<Site>, tcp: TcpStream, address: SocketAddr, tls: &TlsAc
     let ended = match hello.session.clone() {
         Some(hello::Session::Control(_)) => control_session(site, stream, &peer, &hello).await,
         Some(hello::Session::Stream(s)) => stream::stream_session(site, stream, &peer, &hello, s).await,
+        Some(hello::Session::Backup(b)) => backup_session(site, stream, &peer, b).await,
+        Some(hello::Session::Restore(r)) => restore_session(site, stream, &peer, r).await,
         None => Err(ShellError::Closed),
     };
     if let Err(e) = ended {
@@ -166,7 +170,7 @@ async fn end_of(ended: &mut watch::Receiver<Option<No>>) -> No {
     }
 }
 
-async fn refuse(stream: &mut (impl AsyncWrite + Unpin), no: &No) -> Result<(), ShellError> {
+pub(crate) async fn refuse(stream: &mut (impl AsyncWrite + Unpin), no: &No) -> Result<(), ShellError> {
     let message = Refuse { code: no.code as i32, message: no.message.clone() };
     let said = async {
         write_message(stream, FrameType::Refuse, &message).await?;
@@ -278,7 +282,9 @@ async fn handle_control(site: &Arc<Site>, agent: AgentId, link: &Arc<AgentLink>,
         Some(
             body @ (control::Body::ProbeResult(_)
             | control::Body::HoldResult(_)
-            | control::Body::CutResult(_)),
+            | control::Body::CutResult(_)
+            | control::Body::BackupResult(_)
+            | control::Body::RestoreResult(_)),
         ) => link.answered(message.id, body),
         Some(control::Body::Renew(Renew { csr })) => {
             // One at a time: the agent's next word waits.

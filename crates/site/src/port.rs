@@ -12,8 +12,7 @@ use lifeboat_api::types::{
 };
 use lifeboat_base::point::PointSpec;
 use lifeboat_base::{AgentId, Epoch, PointId, RunId, Seq, ServerId};
-use lifeboat_block::{BarrierKind, BlockDevice};
-use lifeboat_journal::PointQuery;
+use lifeboat_block::BarrierKind;
 use lifeboat_replicate::message::{Probe, RefuseCode, control};
 use lifeboat_replicate::receiver::Receiver;
 use std::fs;
@@ -41,6 +40,8 @@ pub(crate) fn point_info(p: &lifeboat_journal::PointInfo) -> PointInfo {
             BarrierKind::Application => PointKind::Application,
         },
         bytes_since: p.bytes_since_previous,
+        journal: true,
+        vault: None,
     }
 }
 
@@ -80,16 +81,8 @@ impl Site {
         self.launcher.handle(&self.run_dir(run))
     }
 
-    fn spec_of(&self, text: &str) -> Result<PointSpec, PortError> {
+    pub(crate) fn spec_of(&self, text: &str) -> Result<PointSpec, PortError> {
         PointSpec::parse(text, self.clock.wall(), &self.zone).map_err(|e| errors::bad_point(&e))
-    }
-
-    /// The moment a bound of a listing means.
-    fn moment(&self, cell: &ServerCell, text: &str) -> Result<lifeboat_base::WallTime, PortError> {
-        Ok(match self.spec_of(text)? {
-            PointSpec::At(t) => t,
-            other => cell.reader.resolve(&other).map_err(|e| errors::point(&e))?.source_time,
-        })
     }
 
     /// The agent is told what it shall capture, as it is when the message leaves.
@@ -158,6 +151,7 @@ impl Site {
             config: journal_config(&spec.window),
             clock: Arc::clone(&self.clock),
             entropy: Arc::clone(&self.entropy),
+            beyond: self.beyond(),
         })
         .map_err(|e| errors::journal(&e))?;
         for damage in &cell.opened.damage {
@@ -254,6 +248,9 @@ impl SitePort for SiteHandle {
             cell.keeper.set_window(config.window, config.window_bytes);
             self.trim_now.notify_one();
         }
+        if old.window != spec.window || old.retention != spec.retention {
+            self.vault.wake.notify_one();
+        }
         if cell.reader.epoch() < spec.epoch {
             let (reply, done) = oneshot::channel();
             let gone = || PortError::new(ErrorCode::Unavailable, "the server's journal is closed");
@@ -292,6 +289,7 @@ impl SitePort for SiteHandle {
             for id in site.mounts.of_server(server) {
                 site.mounts.remove(&id);
             }
+            site.forget_points(server)?;
             let dir = site.server_dir(server);
             match fs::remove_dir_all(&dir) {
                 Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(PortError::new(
@@ -340,8 +338,8 @@ impl SitePort for SiteHandle {
             received_bytes: cell.received.load(Ordering::Relaxed),
             content_bytes: cell.content.load(Ordering::Relaxed),
             journal_bytes: usage.bytes,
-            latest: usage.newest.as_ref().map(point_info),
-            oldest: usage.oldest.as_ref().map(point_info),
+            latest: self.find_point(server, &PointSpec::Latest).ok(),
+            oldest: self.oldest_point(server, usage.oldest.as_ref()),
             disks,
             spool_bytes: r.map_or(0, |r| r.spool_bytes),
             hashed_bytes: r.map_or(0, |r| r.hashed_bytes),
@@ -361,17 +359,17 @@ impl SitePort for SiteHandle {
         to: Option<&str>,
         limit: usize,
     ) -> Result<Vec<PointInfo>, PortError> {
-        let cell = self.cell_of(server)?;
-        let from = from.map(|t| self.moment(&cell, t)).transpose()?;
-        let to = to.map(|t| self.moment(&cell, t)).transpose()?;
-        let points = cell.reader.points(&PointQuery { from, to, limit, sampled: true });
-        Ok(points.iter().map(point_info).collect())
+        let (site, from, to) = (Arc::clone(&self.0), from.map(str::to_owned), to.map(str::to_owned));
+        blocking(move || site.list_points(server, (from.as_deref(), to.as_deref()), limit)).await
     }
 
     async fn resolve_point(&self, server: ServerId, point: &str) -> Result<PointInfo, PortError> {
-        let cell = self.cell_of(server)?;
-        let spec = self.spec_of(point)?;
-        cell.reader.resolve(&spec).map(|p| point_info(&p)).map_err(|e| errors::point(&e))
+        let (site, point) = (Arc::clone(&self.0), point.to_owned());
+        blocking(move || match site.spec_of(&point) {
+            Ok(spec) => site.find_point(server, &spec),
+            Err(e) => site.named_point(server, &point).ok_or(e),
+        })
+        .await
     }
 
     async fn mount(
@@ -579,6 +577,10 @@ impl SitePort for SiteHandle {
         blocking(move || site.check(server, full)).await
     }
 
+    fn vault(&self) -> &dyn lifeboat_api::port::VaultPort {
+        if self.vault.is_set() { self } else { &lifeboat_api::port::NoVault }
+    }
+
     fn disk_space(&self) -> (u64, u64) {
         disk_space(&self.dir)
     }
@@ -601,20 +603,14 @@ impl Site {
         mount: Mount,
         keep: bool,
     ) -> Result<Mount, PortError> {
-        let cell = self.cell_of(server)?;
         let site = Arc::clone(self);
         blocking(move || {
-            let names: Vec<String> = cell.spec.read().disks.iter().map(|d| d.name.clone()).collect();
+            let specs = site.specs.read();
+            let names = specs.get(&server).map(|s| s.disks.iter().map(|d| d.name.clone()).collect());
+            let names: Vec<String> = names.unwrap_or_default();
+            drop(specs);
             let id = mount.id.clone();
-            let reader = &cell.reader;
-            let open = |point: PointId| {
-                let disks = reader.disks_at(point).map_err(|e| errors::point(&e))?;
-                let open = |d: lifeboat_journal::DiskInfo| {
-                    let device = reader.open_point(point, d.disk).map_err(|e| errors::point(&e))?;
-                    Ok((d.disk.0, Arc::new(device) as Arc<dyn BlockDevice>))
-                };
-                disks.into_iter().map(open).collect()
-            };
+            let open = |point: PointId| site.open_disks(server, point);
             let mount = site.mounts.serve(server, None, mount, &names, &open)?;
             if keep && let Err(e) = site.mounts.keep(&id) {
                 site.mounts.remove(&id);

@@ -12,22 +12,23 @@ pub use self::notes::EpochEnd;
 
 use crate::lag::Coverage;
 use crate::watch::Watched;
+use bytes::Bytes;
 use lifeboat_api::port::ServerSpec;
 use lifeboat_api::types::WindowSpec;
 use lifeboat_base::{Clock, Entropy, Epoch};
 use lifeboat_block::Record;
 use lifeboat_block::storage::{DirStorage, Storage};
 use lifeboat_journal::{
-    Journal, JournalConfig, JournalError, JournalKeeper, JournalKey, JournalReader, OpenReport,
+    Elsewhere, Journal, JournalConfig, JournalError, JournalKeeper, JournalKey, JournalReader, OpenReport,
 };
 use lifeboat_replicate::message::{Disk, RefuseCode, ServerReport, Welcome};
 use lifeboat_replicate::receiver::Receiver;
-use lifeboat_replicate::wire::{Ack, Answer, Offer, Ping};
+use lifeboat_replicate::wire::{Ack, Answer, BlockHash, Offer, Ping};
 use parking_lot::{Mutex, RwLock};
 use std::io;
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::time::Duration;
 use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot, watch};
 
@@ -125,6 +126,10 @@ pub struct ServerCell {
     pub ends: RwLock<Vec<EpochEnd>>,
     pub received: AtomicU64,
     pub content: AtomicU64,
+    /// Bytes of content that were offered and found at this site.
+    pub supplied: AtomicU64,
+    /// Something the journal stands on is lost: the next session has to compare everything.
+    pub compare_all: AtomicBool,
 }
 
 /// Where a server's state lives.
@@ -147,6 +152,25 @@ impl ServerStorage {
     }
 }
 
+/// Content that is somewhere else at this site, by its hash.
+pub trait Finder: Send + Sync {
+    /// `len` bytes with the BLAKE3 `hash`; `None` also where they cannot be had now. Blocks.
+    fn find(&self, hash: &BlockHash, len: usize) -> Option<Bytes>;
+
+    /// Runs what may block on something far away, beside the caller, who goes on at the end of `limit` whether it is done or
+    /// not. It is not run at all while what is far away does not answer.
+    fn within(&self, limit: Duration, work: Box<dyn FnOnce() + Send>);
+}
+
+/// What a server has besides its journal.
+#[derive(Clone)]
+pub struct Beyond {
+    /// Where the journal's base is.
+    pub elsewhere: Arc<dyn Elsewhere>,
+    /// Where content is looked for that is offered and not in the journal.
+    pub finder: Arc<dyn Finder>,
+}
+
 /// What opening a server needs.
 pub struct OpenServer<'a> {
     pub storage: ServerStorage,
@@ -156,6 +180,7 @@ pub struct OpenServer<'a> {
     pub config: JournalConfig,
     pub clock: Arc<dyn Clock>,
     pub entropy: Arc<dyn Entropy>,
+    pub beyond: Option<Beyond>,
 }
 
 /// Says of a server that is not open yet which process wrote its newest record.
@@ -214,6 +239,8 @@ impl ServerCell {
             ends: RwLock::default(),
             received: AtomicU64::new(0),
             content: AtomicU64::new(0),
+            supplied: AtomicU64::new(0),
+            compare_all: AtomicBool::new(false),
         };
         (cell, queue)
     }

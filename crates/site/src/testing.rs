@@ -51,7 +51,17 @@ pub(crate) struct World {
 }
 
 pub(crate) fn open_site(dir: &Path, clock: &Arc<ManualClock>, entropy: &Arc<SeededEntropy>) -> SiteHandle {
-    let site = Site::in_dir(dir.to_path_buf(), &[3; 32], None, clock.clone(), entropy.clone()).unwrap();
+    open_site_with(dir, clock, entropy, None)
+}
+
+pub(crate) fn open_site_with(
+    dir: &Path,
+    clock: &Arc<ManualClock>,
+    entropy: &Arc<SeededEntropy>,
+    vault: Option<crate::vault::VaultSettings>,
+) -> SiteHandle {
+    let site =
+        Site::in_dir((dir.to_path_buf(), vault), &[3; 32], None, clock.clone(), entropy.clone()).unwrap();
     SiteHandle(Arc::new(site))
 }
 
@@ -90,6 +100,7 @@ impl World {
             disks: vec![DiskInfo { index: 0, name: "disk".into(), size: SIZE }],
             window: WindowSpec { seconds: 3600, bytes: 1 << 30 },
             replication: ReplicationSpec::default(),
+            retention: lifeboat_api::types::RetentionSpec::default(),
             active: true,
         }
     }

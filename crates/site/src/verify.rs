@@ -32,6 +32,9 @@ pub(crate) struct Verification {
     /// When a report last named it, or could not have yet. On the monotonic clock of this process.
     #[serde(skip)]
     heard: Duration,
+    /// Something could not be compared: it will not end well.
+    #[serde(skip)]
+    unproven: bool,
 }
 
 /// What a report changed.
@@ -42,10 +45,21 @@ enum Change {
 }
 
 impl Verification {
+    /// Some of the copy could not be read: neither equal nor different is the truth.
+    pub(crate) fn unproven(&mut self) {
+        self.unproven = true;
+    }
+
     fn report(&mut self, report: Option<&VerifyReport>, durable: Seq, now: Duration) -> Change {
         let status = &mut self.status;
         if status.state != VerifyState::Running {
             return Change::Nothing;
+        }
+        if self.unproven {
+            status.state = VerifyState::Failed;
+            status.error =
+                Some("the vault did not answer, so not all could be compared; try it again".into());
+            return Change::Over;
         }
         let Some(r) = report.filter(|r| r.id == self.id) else {
             if now.saturating_sub(self.heard) < FORGOTTEN {
@@ -110,6 +124,12 @@ impl Site {
                 "this server is not replicating, so there is nothing to compare",
             ));
         }
+        // What cannot be read would be called different.
+        for d in cell.reader.disks() {
+            if let Ok(device) = cell.reader.open_live(d.disk) {
+                device.ready().map_err(|e| crate::vault::unreadable(&e))?;
+            }
+        }
         let away = || {
             PortError::new(ErrorCode::Unavailable, "the agent is not connected")
                 .hint("start it on its host: lifeboat-agent run")
@@ -127,7 +147,8 @@ impl Site {
             point: None,
             error: None,
         };
-        let verification = Verification { id, status, ended_at: None, heard: self.clock.monotonic() };
+        let verification =
+            Verification { id, status, ended_at: None, heard: self.clock.monotonic(), unproven: false };
         // Known before it is asked for: its first report may be quick.
         let before = cell.watched.lock().verify.replace(verification);
         let request = Verify { server: server.as_bytes().to_vec(), id, rate, cancel: false };

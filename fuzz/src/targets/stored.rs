@@ -1,6 +1,6 @@
 //! What is read from files a person or an earlier process wrote, and the API's bodies.
 
-use crate::serve::config::SiteConfig;
+use lifeboat::serve::config::SiteConfig;
 use lifeboat_agent::identity::AgentConfig;
 use lifeboat_api::port::ServerSpec;
 use lifeboat_api::types::{

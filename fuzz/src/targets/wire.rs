@@ -4,7 +4,8 @@ use bytes::Bytes;
 use lifeboat_base::limits::{MAX_DISK, MAX_FRAME, MAX_RECORD};
 use lifeboat_base::{Epoch, Seq};
 use lifeboat_block::{Body, Record};
-use lifeboat_replicate::message::{Assignments, Control, Disk, Hello, Refuse, Welcome, hello};
+use lifeboat_replicate::message::restore::RestoreFrame;
+use lifeboat_replicate::message::{Assignments, BackupFrame, Control, Disk, Hello, Refuse, Welcome, hello};
 use lifeboat_replicate::receiver::Receiver;
 use lifeboat_replicate::shell::read_frame;
 use lifeboat_replicate::wire::{
@@ -120,15 +121,17 @@ pub fn bodies(data: &[u8]) {
     }
 }
 
-/// Handshake and control messages; the first byte says which.
+/// Handshake and control messages, and the frames of backups and restores; the first byte says which.
 pub fn messages(data: &[u8]) {
     let Some((which, body)) = data.split_first() else { return };
-    match which % 5 {
+    match which % 7 {
         0 => back::<Hello>(FrameType::Hello, body),
         1 => back::<Welcome>(FrameType::Welcome, body),
         2 => back::<Refuse>(FrameType::Refuse, body),
         3 => back::<Control>(FrameType::Control, body),
-        _ => back::<Assignments>(FrameType::Control, body),
+        4 => back::<Assignments>(FrameType::Control, body),
+        5 => back::<BackupFrame>(FrameType::Backup, body),
+        _ => back::<RestoreFrame>(FrameType::Restore, body),
     }
     if let Ok(disk) = Disk::decode(body) {
         let _ = Receiver::new(Epoch(1), Seq::ZERO, &[disk], &[]);

@@ -67,6 +67,27 @@ impl Site {
         site
     }
 
+    /// Serves a site that `vault attach` made in `dir/NAME`, by what that printed as JSON; `ports`: API and replication.
+    ///
+    /// # Panics
+    /// When it does not come up.
+    pub fn serve_made(dir: &Path, name: &str, place: &Place, made: &Value, ports: (u16, u16)) -> Self {
+        let text = |key: &str| made[key].as_str().unwrap().to_owned();
+        let home = dir.join(name);
+        let site = Self {
+            process: Self::serve(dir, name, &home, place),
+            dir: home,
+            place: place.clone(),
+            logs: dir.into(),
+            url: format!("https://{}:{}", place.address(), ports.0),
+            replication: format!("{}:{}", place.address(), ports.1),
+            token: text("token"),
+            fingerprint: text("fingerprint"),
+        };
+        site.wait_answers();
+        site
+    }
+
     fn serve(logs: &Path, name: &str, home: &Path, place: &Place) -> Process {
         let mut command = place.command(binary("lifeboat"));
         command.args(["serve", "--dir"]).arg(home).env("RUST_LOG", "info");
@@ -180,7 +201,7 @@ impl Site {
             .unwrap();
         assert!(output.status.success(), "join: {}", String::from_utf8_lossy(&output.stderr));
         let mut agent = Agent {
-            process: Agent::run(dir, name, &home, place),
+            process: Agent::run(dir, name, &home, place, &[]),
             dir: home,
             place: place.clone(),
             logs: dir.into(),
@@ -288,16 +309,34 @@ pub struct Agent {
 }
 
 impl Agent {
-    fn run(logs: &Path, name: &str, home: &Path, place: &Place) -> Process {
+    fn run(logs: &Path, name: &str, home: &Path, place: &Place, flags: &[&str]) -> Process {
         let mut command = place.command(binary("lifeboat-agent"));
-        command.arg("--dir").arg(home).arg("run").env("RUST_LOG", "info");
+        command.arg("--dir").arg(home).arg("run").args(flags).env("RUST_LOG", "info");
         Process::start(&format!("agent-{name}"), logs, &mut command)
     }
 
     /// Starts it again after its process ended.
     pub fn restart(&mut self) {
+        self.restart_with(&[]);
+    }
+
+    /// The same, with flags of `lifeboat-agent run`.
+    pub fn restart_with(&mut self, flags: &[&str]) {
         let name = self.dir.file_name().unwrap().to_string_lossy().into_owned();
-        self.process = Self::run(&self.logs, &name, &self.dir, &self.place);
+        self.process = Self::run(&self.logs, &name, &self.dir, &self.place, flags);
+    }
+
+    /// Starts it again with its sessions going to another site that has the CA it trusts.
+    ///
+    /// # Panics
+    /// When its configuration cannot be changed.
+    pub fn go_to(&mut self, site: &Site) {
+        let path = self.dir.join("agent.toml");
+        let text = std::fs::read_to_string(&path).unwrap();
+        let line = text.lines().find(|l| l.starts_with("replication")).expect("it has an address");
+        let text = text.replace(line, &format!("replication = \"{}\"", site.replication()));
+        std::fs::write(&path, text).unwrap();
+        self.restart();
     }
 
     /// Waits until the site has its control session.

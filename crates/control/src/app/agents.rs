@@ -61,6 +61,8 @@ impl App {
             return Err(gone("has expired"));
         }
         validate::name("an agent", &request.name)?;
+        // It may have the name of one that the catalogue brings back.
+        self.catalogue_was_read().await?;
         if !token.name.is_empty() && token.name != request.name {
             return Err(ApiError::new(
                 ErrorCode::Forbidden,

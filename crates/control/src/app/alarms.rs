@@ -25,7 +25,7 @@ const NO_SPACE: u64 = 2;
 
 /// Most urgent first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-enum Urgency {
+pub(super) enum Urgency {
     /// Data or service is at stake now.
     Now,
     /// Protection is not what it should be.
@@ -34,7 +34,7 @@ enum Urgency {
     Later,
 }
 
-type Alarms = Vec<(Urgency, String)>;
+pub(super) type Alarms = Vec<(Urgency, String)>;
 
 impl App {
     pub async fn status(&self) -> Result<SiteStatus, ApiError> {
@@ -55,6 +55,8 @@ impl App {
                 .collect(),
             disk_free,
             disk_total,
+            vault: Some(self.vault()),
+            backup_sets: self.backup_sets().await?,
             alarms: Vec::new(),
         };
         let before = self.site.held();
@@ -66,6 +68,10 @@ impl App {
         let unknown = after.iter().filter(|s| before.iter().any(|b| b.id == s.id));
         unknown.filter(|s| rows.iter().all(|r| r.id != s.id)).for_each(|s| unknown_server(&mut alarms, s));
         self.store.groups().await?.iter().for_each(|g| group_alarm(&mut alarms, g));
+        if let Some(vault) = &status.vault {
+            self.vault_alarms(&mut alarms, vault, self.store.waits_for_catalogue().await?);
+        }
+        status.backup_sets.iter().for_each(|s| super::vault_alarms::set_alarm(&mut alarms, s));
         status.servers.iter().for_each(|s| self.server_alarms(&mut alarms, s, &status));
         status.runs.iter().for_each(|r| run_alarms(&mut alarms, r));
         operation_alarms(&mut alarms, &status.operations, status.now);

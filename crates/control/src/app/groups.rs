@@ -90,6 +90,7 @@ impl App {
 
     pub async fn create_group(&self, actor: &Actor, r: &GroupRequest) -> Result<Group, ApiError> {
         validate::group(r)?;
+        self.catalogue_was_read().await?;
         let mut servers = Vec::new();
         for name in &r.servers {
             let row = self.named(name).await?;

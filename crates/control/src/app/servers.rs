@@ -43,6 +43,7 @@ impl App {
             launch: row.launch,
             replication: row.replication,
             watch: row.watch,
+            retention: row.retention,
             state: row.state,
             epoch: row.epoch.0,
             stale: row.stale,
@@ -62,6 +63,9 @@ impl App {
         validate::launch(&request.launch)?;
         validate::replication(&request.replication, &request.capture)?;
         validate::watch(&request.watch)?;
+        validate::retention(&request.retention)?;
+        super::vault::retention_allowed(actor, None, &request.retention)?;
+        self.catalogue_was_read().await?;
         let _one = self.protecting.lock().await;
         let agent = self.ready_agent(&request.agent).await?;
         self.name_is_free(&request.name).await?;
@@ -94,6 +98,7 @@ impl App {
             launch: request.launch,
             replication: request.replication,
             watch: request.watch,
+            retention: request.retention,
             state: ServerState::Initialized,
             epoch: Epoch(1),
             created: self.now(),
@@ -232,6 +237,7 @@ impl App {
             return Err(conflict(format!("the mount '{}' still uses a point of '{}'", mount.id, row.name))
                 .hint("unmount it first"));
         }
+        within(PATIENCE, self.port().may_forget(row.id)).await?;
         let note = Note::done(&actor.name, "server.delete", &row.name, "with all recovery points");
         if !self.store.mark_deleting(row.id, &note).await? {
             let groups = self.store.groups_of(row.id).await?;

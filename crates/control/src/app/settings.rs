@@ -4,7 +4,7 @@ use super::{App, within};
 use crate::policy::Actor;
 use crate::store::{Note, ServerRow};
 use crate::validate;
-use lifeboat_api::types::{ApiError, ErrorCode, ReplicationMode, Server, ServerChange};
+use lifeboat_api::types::{ApiError, ErrorCode, ReplicationMode, RetentionSpec, Server, ServerChange};
 use lifeboat_base::format_bytes;
 
 impl App {
@@ -20,6 +20,10 @@ impl App {
         change.launch.as_ref().map_or(Ok(()), validate::launch)?;
         change.replication.as_ref().map_or(Ok(()), |r| validate::replication(r, &row.capture))?;
         change.watch.as_ref().map_or(Ok(()), validate::watch)?;
+        if let Some(r) = &change.retention {
+            validate::retention(r)?;
+            super::vault::retention_allowed(actor, Some(&row.retention), r)?;
+        }
         let what = differences(&row, change);
         if what.is_empty() {
             return Err(ApiError::new(ErrorCode::Invalid, "nothing is changed by this")
@@ -72,6 +76,11 @@ fn differences(row: &ServerRow, change: &ServerChange) -> Vec<String> {
         say("verify every", every(old.verify_hours), every(w.verify_hours));
         say("verify rate", format_bytes(old.verify_rate), format_bytes(w.verify_rate));
     }
+    if let Some(r) = &change.retention
+        && *r != row.retention
+    {
+        out.push(format!("retention {} -> {}", retention(&row.retention), retention(r)));
+    }
     if let Some(l) = &change.launch
         && *l != row.launch
     {
@@ -79,4 +88,13 @@ fn differences(row: &ServerRow, change: &ServerChange) -> Vec<String> {
         out.push(format!("launch settings {} -> {}", text(&row.launch), text(l)));
     }
     out
+}
+
+/// `own (every 3600 s for 86400 s), locked 0 s`
+fn retention(r: &RetentionSpec) -> String {
+    let preset = format!("{:?}", r.preset).to_lowercase();
+    let rules: Vec<String> =
+        r.rules.iter().map(|r| format!("every {} s for {} s", r.every_seconds, r.keep_seconds)).collect();
+    let rules = if rules.is_empty() { String::new() } else { format!(" ({})", rules.join(", ")) };
+    format!("{preset}{rules}, locked {} s", r.lock_seconds)
 }

@@ -3,10 +3,12 @@ use super::*;
 use crate::fake::{FakeSite, Stage, Trouble, admin, csr, drill_request};
 use lifeboat_api::types::*;
 
+mod backups;
 mod groups;
 mod operations;
 mod settings;
 mod stale;
+mod vault;
 
 fn code<T: std::fmt::Debug>(r: Result<T, ApiError>) -> ErrorCode {
     r.unwrap_err().code

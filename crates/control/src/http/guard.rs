@@ -110,10 +110,11 @@ async fn carry_out(
     }
 }
 
-/// A look that finds nothing is nothing to audit; a change that was refused is.
+/// A look that finds nothing is nothing to audit; a change that was refused is, and a look that was forbidden.
 async fn audit(app: &App, rule: &Rule, visit: &Visit, error: &ApiError) {
+    let look = visit.method == Method::GET || visit.method == Method::HEAD;
     match &visit.actor {
-        _ if visit.method == Method::GET || visit.method == Method::HEAD => {}
+        _ if look && error.code != ErrorCode::Forbidden => {}
         Some(actor) => app.refused(actor, rule.action, &visit.target, error).await,
         None => app.stranger_refused(&visit.address, rule.action, error).await,
     }

@@ -1,7 +1,10 @@
 //! The endpoints. Each is a line to the rules in [`crate::app`]; what they take and give is in
 //! [`lifeboat_api::types`].
 
+mod backups;
+mod content;
 mod groups;
+mod vault;
 mod watch;
 
 use super::answer::{Arg, Asked, Body, HttpError};
@@ -349,6 +352,8 @@ pub(super) fn all() -> OpenApiRouter<Arc<App>> {
         .routes(routes!(accept))
         .merge(watch::all())
         .merge(groups::all())
+        .merge(vault::all())
+        .merge(backups::all())
         .routes(routes!(stop))
         .routes(routes!(resume))
         .routes(routes!(points))

@@ -7,6 +7,7 @@ use http_body_util::{BodyExt, Full};
 use lifeboat_api::client::{Client, ClientError, Trust};
 use lifeboat_api::tls;
 use lifeboat_api::types::*;
+use lifeboat_base::WallTime;
 use std::collections::BTreeSet;
 use tokio::sync::oneshot;
 
@@ -231,6 +232,7 @@ fn filled(pattern: &str) -> String {
 #[tokio::test]
 async fn every_role_may_do_what_the_table_says_and_nothing_else() {
     let served = Served::new().await;
+    served.stage.site.vault.ready();
     let mut tokens = Vec::new();
     for (role, kind) in [
         (Role::Viewer, TokenKind::Viewer),
@@ -353,7 +355,7 @@ async fn whatever_is_sent_the_answer_is_an_error_people_can_read() {
     assert_eq!(
         error.unwrap().to_string(),
         "the body is not what this endpoint takes: unknown field `nam`, expected one of `name`, `agent`, `capture`, \
-         `window`, `launch`, `replication`, `watch` at line 1 column 6 (the API is described at /v1/openapi.json)"
+         `window`, `launch`, `replication`, `watch`, `retention` at line 1 column 6 (the API is described at /v1/openapi.json)"
     );
     assert!(served.stage.app.servers().await.unwrap().is_empty());
     served.stage.sound().await;
@@ -442,4 +444,144 @@ async fn shutdown_lets_a_request_end_and_then_is_over() {
     assert!(matches!(c.status().await, Err(ClientError::Unreachable { .. })));
     served.stage.app.stop().await;
     let _ = admin();
+}
+
+#[tokio::test]
+async fn the_vault_is_watched_held_and_read_over_the_wire() {
+    let served = Served::new().await;
+    let id = served.stage.replicating().await;
+    let a = served.as_role(TokenKind::Admin).await;
+    let o = served.as_role(TokenKind::Operator).await;
+    assert_eq!(a.vault().await.unwrap().state, VaultState::Off);
+    served.stage.site.vault.ready();
+    assert_eq!(a.vault().await.unwrap().state, VaultState::Ready);
+    assert_eq!(o.vault_usage(true).await.unwrap().total.points, 1);
+    let job = o.start_vault_job(&VaultJobRequest::Check { read_percent: 5 }).await.unwrap();
+    assert_eq!(o.vault_job(&job.id).await.unwrap(), job);
+    assert_eq!(o.vault_jobs().await.unwrap(), std::slice::from_ref(&job));
+    o.cancel_vault_job(&job.id).await.unwrap();
+    assert_eq!(o.vault_job(&job.id).await.unwrap().state, VaultJobState::Cancelled);
+    assert_eq!(api(o.start_vault_job(&VaultJobRequest::Prune { plan: job.id }).await.unwrap_err()).0, 403);
+    assert_eq!(a.rotate_vault_key().await.unwrap().generation, 2);
+    assert_eq!(api(o.rotate_vault_key().await.unwrap_err()).0, 403);
+    served.stage.site.vault.0.lock().clocks = (WallTime(1_000_000_000), WallTime(9_000_000_000));
+    assert!(o.vault_clock().await.unwrap().report.is_some());
+    assert_eq!(api(o.accept_vault_clock().await.unwrap_err()).0, 403, "locks may end by it");
+    let clock = a.accept_vault_clock().await.unwrap();
+    assert_eq!((clock.counted, clock.report), (WallTime(9_000_000_000), None));
+    let entry = served.stage.store.audit(1, None).await.unwrap().remove(0);
+    assert_eq!(entry.action, "vault.clock-accept");
+
+    let name = HoldRequest { name: Some("before-upgrade".into()), ..HoldRequest::default() };
+    let held = o.hold_point("web-1", "latest", &name).await.unwrap();
+    assert_eq!(held.vault.unwrap().name.as_deref(), Some("before-upgrade"));
+    let lock = HoldRequest { lock_seconds: Some(60), ..HoldRequest::default() };
+    assert_eq!(api(o.hold_point("web-1", "latest", &lock).await.unwrap_err()).0, 403);
+    a.hold_point("web-1", "latest", &lock).await.unwrap();
+
+    let files = o.point_files("web-1", "latest", "disk0p1/etc").await.unwrap();
+    assert!(files[0].name.contains("disk0p1/etc") && files[0].name.contains(&id.to_string()), "{files:?}");
+    let pieces: Vec<Bytes> = (0..50).map(|n| Bytes::from(vec![n; 1 << 16])).collect();
+    served.stage.site.vault.0.lock().content = pieces.iter().cloned().map(Ok).collect();
+    let mut got = Vec::new();
+    let mut sink = |piece: Bytes| {
+        got.extend_from_slice(&piece);
+        Ok(())
+    };
+    o.point_content("web-1", "latest", "disk0p1/etc/passwd", &mut sink).await.unwrap();
+    assert_eq!(got, pieces.concat());
+    // Half a file is no file.
+    let broken = ApiError::new(ErrorCode::Corrupt, "a chunk is damaged");
+    served.stage.site.vault.0.lock().content = vec![Ok(pieces[0].clone()), Err(broken)];
+    let cut = o.point_content("web-1", "latest", "disk0p1/x", &mut |_| Ok(())).await.unwrap_err();
+    assert!(matches!(&cut, ClientError::Protocol { why, .. } if why.contains("broke off")), "{cut}");
+    served.stage.sound().await;
+}
+
+#[tokio::test]
+async fn files_are_backed_up_and_read_over_the_wire() {
+    let served = Served::new().await;
+    served.stage.agent("a1").await;
+    served.stage.site.vault.ready();
+    let a = served.as_role(TokenKind::Admin).await;
+    let o = served.as_role(TokenKind::Operator).await;
+    let set: BackupSet =
+        serde_json::from_value(serde_json::json!({"name": "etc", "paths": ["/etc"]})).unwrap();
+    let (status, text) = api(o.put_backup_set(&set).await.unwrap_err());
+    assert_eq!(status, 403, "the site's own host is an admin's: {text}");
+    a.put_backup_set(&set).await.unwrap();
+    let far = BackupSet { name: "far".into(), agent: Some("a1".into()), ..set.clone() };
+    o.put_backup_set(&far).await.unwrap();
+    let sets = o.backup_sets().await.unwrap();
+    assert_eq!(
+        sets.iter().map(|s| (s.set.name.as_str(), s.set.agent.as_deref())).collect::<Vec<_>>(),
+        [("etc", None), ("far", Some("a1"))]
+    );
+    let run = VaultJobRequest::Backup { set: "etc".into() };
+    assert_eq!(o.start_vault_job(&run).await.unwrap().subject, "etc");
+    let missing = VaultJobRequest::Backup { set: "nothing".into() };
+    assert_eq!(api(o.start_vault_job(&missing).await.unwrap_err()).0, 404);
+    let agent = served.stage.site.vault.0.lock().sets[1].agent.clone();
+    {
+        use crate::fake::FakeVault;
+        let mut w = served.stage.site.vault.0.lock();
+        w.backups =
+            vec![FakeVault::backup("b1", "etc", None), FakeVault::backup("b2", "far", agent.as_deref())];
+        w.content = vec![Ok(Bytes::from_static(b"root:x"))];
+    }
+    assert_eq!(o.backups(Some("far")).await.unwrap()[0].agent.as_deref(), Some("a1"));
+    assert_eq!(o.backups(None).await.unwrap().len(), 2);
+    assert_eq!(o.backup_files("b1", "/etc").await.unwrap().len(), 1);
+    assert_eq!(o.diff_backups("b1", "b2").await.unwrap()[0].path, "b1..b2");
+    let mut got = Vec::new();
+    let mut sink = |piece: Bytes| {
+        got.extend_from_slice(&piece);
+        Ok(())
+    };
+    let denied = o.backup_content("b1", "/etc/shadow", &mut sink).await.unwrap_err();
+    assert_eq!(api(denied).0, 403);
+    o.backup_content("b2", "/etc/shadow", &mut sink).await.unwrap();
+    a.backup_content("b1", "/etc/shadow", &mut sink).await.unwrap();
+    assert_eq!(got, b"root:xroot:x");
+    a.mount_backup("b1", "/mnt/x").await.unwrap();
+    assert_eq!(served.stage.site.vault.0.lock().mounts, ["/mnt/x"]);
+    a.unmount_backup("/mnt/x").await.unwrap();
+    let keep = HoldRequest { name: Some("keep".into()), ..HoldRequest::default() };
+    assert_eq!(o.hold_backup("b1", &keep).await.unwrap().hold.name.as_deref(), Some("keep"));
+    a.delete_backup("b2").await.unwrap();
+    assert_eq!(api(o.delete_backup_set("far").await.unwrap_err()).0, 403);
+    a.delete_backup_set("far").await.unwrap();
+    // Who may not shorten what is kept does not do it by a set of the same name either.
+    served.stage.site.vault.0.lock().backups.push(crate::fake::FakeVault::backup(
+        "b3",
+        "far",
+        agent.as_deref(),
+    ));
+    assert_eq!(api(o.put_backup_set(&far).await.unwrap_err()).0, 403);
+    assert_eq!(o.backup_sets().await.unwrap().len(), 1);
+    let audit = served.stage.audit().await;
+    let refused = audit.iter().filter(|e| e.contains("backup.read-file") && e.ends_with("refused")).count();
+    assert_eq!(refused, 1, "{audit:?}");
+    served.stage.sound().await;
+}
+
+#[tokio::test]
+async fn a_recovery_kit_is_an_admins_and_in_the_log() {
+    let served = Served::new().await;
+    let a = served.as_role(TokenKind::Admin).await;
+    let o = served.as_role(TokenKind::Operator).await;
+    let identity = age::x25519::Identity::generate();
+    let to = KitRequest::Recipient(identity.to_public().to_string());
+    assert_eq!(api(a.recovery_kit(&to).await.unwrap_err()).0, 409, "there is no vault");
+    served.stage.site.vault.ready();
+    assert_eq!(api(o.recovery_kit(&to).await.unwrap_err()).0, 403);
+    let short = KitRequest::Passphrase("short".into());
+    assert_eq!(api(a.recovery_kit(&short).await.unwrap_err()).0, 400);
+    let kit = a.recovery_kit(&to).await.unwrap();
+    assert_eq!(kit.vault, "0f".repeat(16));
+    assert!(kit.text.contains("-----BEGIN AGE ENCRYPTED FILE-----"));
+    let audit = served.stage.audit().await;
+    let given = format!("vault.kit {} done", kit.vault);
+    assert_eq!(audit.iter().filter(|e| e.ends_with(&given)).count(), 1, "{audit:?}");
+    served.stage.sound().await;
 }

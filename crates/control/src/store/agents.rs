@@ -42,6 +42,15 @@ pub(super) async fn insert_agent(tx: &mut Tx, agent: &AgentRow) -> Result<(), St
     Ok(())
 }
 
+pub(super) async fn mark_revoked(tx: &mut Tx, agent: AgentId, now: WallTime) -> Result<u64, StoreError> {
+    let done = sqlx::query("UPDATE agents SET revoked_at = $1 WHERE id = $2 AND revoked_at IS NULL")
+        .bind(nanos(now))
+        .bind(agent.to_string())
+        .execute(&mut **tx)
+        .await?;
+    Ok(done.rows_affected())
+}
+
 impl Store {
     /// All agents, revoked ones too, by name.
     pub async fn agents(&self) -> Result<Vec<AgentRow>, StoreError> {
@@ -72,11 +81,7 @@ impl Store {
     /// False when there is no such agent or it is revoked already.
     pub async fn revoke_agent(&self, agent: AgentId, note: &Note) -> Result<bool, StoreError> {
         let mut tx = self.write().await?;
-        let done = sqlx::query("UPDATE agents SET revoked_at = $1 WHERE id = $2 AND revoked_at IS NULL")
-            .bind(nanos(self.now()))
-            .bind(agent.to_string())
-            .execute(&mut *tx)
-            .await?;
-        self.end_change(tx, done.rows_affected(), note).await
+        let rows = mark_revoked(&mut tx, agent, self.now()).await?;
+        self.end_change(tx, rows, note).await
     }
 }

@@ -3,7 +3,7 @@
 //! Invariants: a group's point has a number that no other point of it had; a server that is being deleted is in no
 //! group, and a member cannot be marked for deletion.
 
-use super::{Note, Store, StoreError, audit, from_json, json, nanos, parsed, taken, time};
+use super::{Note, Store, StoreError, Tx, audit, from_json, json, nanos, parsed, taken, time};
 use lifeboat_base::{PointId, ServerId, WallTime};
 use serde::{Deserialize, Serialize};
 use sqlx::Row;
@@ -70,6 +70,33 @@ fn whole(n: u64) -> i64 {
     i64::try_from(n).unwrap_or(i64::MAX)
 }
 
+/// False when a member has gone, or is going, meanwhile.
+pub(super) async fn add_group(tx: &mut Tx, g: &GroupRow) -> Result<bool, StoreError> {
+    sqlx::query("INSERT INTO groups (name, every_seconds, hold_ms, created) VALUES ($1, $2, $3, $4)")
+        .bind(&g.name)
+        .bind(i64::from(g.every_seconds))
+        .bind(i64::from(g.hold_ms))
+        .bind(nanos(g.created))
+        .execute(&mut **tx)
+        .await
+        .map_err(taken("group name"))?;
+    for (position, server) in g.servers.iter().enumerate() {
+        let done = sqlx::query(
+            "INSERT INTO group_members (group_name, position, server) \
+             SELECT $1, $2, id FROM servers WHERE id = $3 AND deleting = 0",
+        )
+        .bind(&g.name)
+        .bind(whole(position as u64))
+        .bind(server.to_string())
+        .execute(&mut **tx)
+        .await?;
+        if done.rows_affected() == 0 {
+            return Ok(false);
+        }
+    }
+    Ok(true)
+}
+
 impl Store {
     /// Stores a new group. False when a member has gone, or is going, meanwhile.
     ///
@@ -77,27 +104,8 @@ impl Store {
     /// [`StoreError::Taken`] when a group has the name.
     pub async fn insert_group(&self, g: &GroupRow, note: &Note) -> Result<bool, StoreError> {
         let mut tx = self.write().await?;
-        sqlx::query("INSERT INTO groups (name, every_seconds, hold_ms, created) VALUES ($1, $2, $3, $4)")
-            .bind(&g.name)
-            .bind(i64::from(g.every_seconds))
-            .bind(i64::from(g.hold_ms))
-            .bind(nanos(g.created))
-            .execute(&mut *tx)
-            .await
-            .map_err(taken("group name"))?;
-        for (position, server) in g.servers.iter().enumerate() {
-            let done = sqlx::query(
-                "INSERT INTO group_members (group_name, position, server) \
-                 SELECT $1, $2, id FROM servers WHERE id = $3 AND deleting = 0",
-            )
-            .bind(&g.name)
-            .bind(whole(position as u64))
-            .bind(server.to_string())
-            .execute(&mut *tx)
-            .await?;
-            if done.rows_affected() == 0 {
-                return Ok(false);
-            }
+        if !add_group(&mut tx, g).await? {
+            return Ok(false);
         }
         audit::append(&mut tx, self.now(), note).await?;
         tx.commit().await?;

@@ -1,10 +1,11 @@
 //! Protected servers.
 
-use super::{Note, Store, StoreError, audit, from_json, json, maybe_parsed, nanos, parsed, taken, time};
+use super::{Note, Store, StoreError, Tx, audit, from_json, json, maybe_parsed, nanos, parsed, taken, time};
 use lifeboat_api::lifecycle::ServerState;
 use lifeboat_api::port::ServerSpec;
 use lifeboat_api::types::{
-    CaptureSpec, DiskInfo, LaunchSettings, ReplicationSpec, ServerChange as Settings, WatchSpec, WindowSpec,
+    CaptureSpec, DiskInfo, LaunchSettings, ReplicationSpec, RetentionSpec, ServerChange as Settings,
+    WatchSpec, WindowSpec,
 };
 use lifeboat_base::{AgentId, Epoch, RunId, ServerId, WallTime};
 use sqlx::Row;
@@ -20,6 +21,7 @@ pub struct ServerRow {
     pub launch: LaunchSettings,
     pub replication: ReplicationSpec,
     pub watch: WatchSpec,
+    pub retention: RetentionSpec,
     pub state: ServerState,
     pub epoch: Epoch,
     pub created: WallTime,
@@ -47,6 +49,7 @@ impl ServerRow {
             disks: self.disks.clone(),
             window: self.window.clone(),
             replication: self.replication.clone(),
+            retention: self.retention.clone(),
             active: self.state.wants_capture() && !self.deleting,
         }
     }
@@ -72,6 +75,7 @@ fn read(row: &SqliteRow) -> Result<ServerRow, StoreError> {
         launch: from_json(row, "launch")?,
         replication: from_json(row, "replication")?,
         watch: from_json(row, "watch")?,
+        retention: from_json(row, "retention")?,
         state: parsed(row, "state")?,
         epoch: Epoch(u32::try_from(epoch).map_err(|_| StoreError::Damaged(format!("epoch {epoch}")))?),
         created: time(row, "created")?,
@@ -83,28 +87,34 @@ fn read(row: &SqliteRow) -> Result<ServerRow, StoreError> {
     })
 }
 
+pub(super) async fn insert(tx: &mut Tx, s: &ServerRow) -> Result<(), StoreError> {
+    sqlx::query(
+        "INSERT INTO servers (id, name, agent, capture, journal_window, launch, state, epoch, created, disks, \
+         replication, watch, retention) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13)",
+    )
+    .bind(s.id.to_string())
+    .bind(&s.name)
+    .bind(s.agent.to_string())
+    .bind(json(&s.capture)?)
+    .bind(json(&s.window)?)
+    .bind(json(&s.launch)?)
+    .bind(s.state.name())
+    .bind(i64::from(s.epoch.0))
+    .bind(nanos(s.created))
+    .bind(json(&s.disks)?)
+    .bind(json(&s.replication)?)
+    .bind(json(&s.watch)?)
+    .bind(json(&s.retention)?)
+    .execute(&mut **tx)
+    .await
+    .map_err(taken("server name"))?;
+    Ok(())
+}
+
 impl Store {
     pub async fn insert_server(&self, s: &ServerRow, note: &Note) -> Result<(), StoreError> {
         let mut tx = self.write().await?;
-        sqlx::query(
-            "INSERT INTO servers (id, name, agent, capture, journal_window, launch, state, epoch, created, disks, \
-             replication, watch) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)",
-        )
-        .bind(s.id.to_string())
-        .bind(&s.name)
-        .bind(s.agent.to_string())
-        .bind(json(&s.capture)?)
-        .bind(json(&s.window)?)
-        .bind(json(&s.launch)?)
-        .bind(s.state.name())
-        .bind(i64::from(s.epoch.0))
-        .bind(nanos(s.created))
-        .bind(json(&s.disks)?)
-        .bind(json(&s.replication)?)
-        .bind(json(&s.watch)?)
-        .execute(&mut *tx)
-        .await
-        .map_err(taken("server name"))?;
+        insert(&mut tx, s).await?;
         audit::append(&mut tx, self.now(), note).await?;
         Ok(tx.commit().await?)
     }
@@ -158,12 +168,14 @@ impl Store {
         let mut tx = self.write().await?;
         sqlx::query(
             "UPDATE servers SET journal_window = COALESCE($1, journal_window), launch = COALESCE($2, launch), \
-             replication = COALESCE($3, replication), watch = COALESCE($4, watch) WHERE id = $5",
+             replication = COALESCE($3, replication), watch = COALESCE($4, watch), \
+             retention = COALESCE($5, retention) WHERE id = $6",
         )
         .bind(c.window.as_ref().map(json).transpose()?)
         .bind(c.launch.as_ref().map(json).transpose()?)
         .bind(c.replication.as_ref().map(json).transpose()?)
         .bind(c.watch.as_ref().map(json).transpose()?)
+        .bind(c.retention.as_ref().map(json).transpose()?)
         .bind(id.to_string())
         .execute(&mut *tx)
         .await?;

@@ -4,6 +4,7 @@ use super::replication::RpoAlarm;
 use jiff::Timestamp;
 use jiff::civil::DateTime;
 use jiff::tz::TimeZone;
+use lifeboat_api::types::RetentionRule;
 use lifeboat_base::{PointSpec, WallTime};
 use std::time::Duration;
 
@@ -112,6 +113,22 @@ pub fn rpo_alarm(text: &str) -> Result<RpoAlarm, String> {
     match duration(text).ok().and_then(|d| u32::try_from(d.as_secs()).ok()) {
         Some(seconds) if seconds > 0 => Ok(RpoAlarm::After(seconds)),
         _ => Err("write a time of at least 1s, such as 30s or 5m, or site".into()),
+    }
+}
+
+/// `every 1h for 2d`
+///
+/// # Errors
+/// When it is no rule.
+pub fn rule(text: &str) -> Result<RetentionRule, String> {
+    let bad = || "write 'every TIME for TIME', such as 'every 1h for 2d'".to_string();
+    let words: Vec<&str> = text.split_whitespace().collect();
+    match words[..] {
+        ["every", every, "for", keep] => Ok(RetentionRule {
+            every_seconds: duration(every).map_err(|_| bad())?.as_secs(),
+            keep_seconds: duration(keep).map_err(|_| bad())?.as_secs(),
+        }),
+        _ => Err(bad()),
     }
 }
 

@@ -44,9 +44,13 @@ impl Session {
 
     async fn copy(&self, args: &ExportArgs, mount: &Mount, draft: &Draft) -> Outcome {
         let disk = choose(mount, args.disk)?;
+        self.copy_disk(disk, args.format, draft).await
+    }
+
+    pub(super) async fn copy_disk(&self, disk: &MountedDisk, format: ImageFormat, draft: &Draft) -> Outcome {
         reachable(&disk.socket)?;
         let bar = self.byte_bar();
-        let done = match args.format {
+        let done = match format {
             ImageFormat::Raw => raw(disk, draft.path(), &bar).await,
             ImageFormat::Qcow2 => qcow2(disk, draft.path(), &bar).await,
         };
@@ -97,7 +101,7 @@ fn reachable(socket: &str) -> Outcome {
 }
 
 /// Resolves when a person or the system wants the command to end.
-async fn asked_to_stop() {
+pub(super) async fn asked_to_stop() {
     use tokio::signal::unix::{SignalKind, signal};
     let Ok(mut term) = signal(SignalKind::terminate()) else {
         let _ = tokio::signal::ctrl_c().await;

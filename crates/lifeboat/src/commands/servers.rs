@@ -10,8 +10,8 @@ use crate::render::{servers, status, text};
 use indicatif::ProgressBar;
 use lifeboat_api::lifecycle::ServerState;
 use lifeboat_api::types::{
-    CaptureSpec, Health, LaunchSettings, ProtectRequest, ReplicationSpec, Server, ServerChange, WatchSpec,
-    WindowSpec,
+    CaptureSpec, Health, LaunchSettings, ProtectRequest, ReplicationSpec, RetentionSpec, Server,
+    ServerChange, WatchSpec, WindowSpec,
 };
 use std::time::Duration;
 
@@ -121,7 +121,8 @@ impl Session {
         let nothing = change.window.is_none()
             && change.launch.is_none()
             && change.replication.is_none()
-            && change.watch.is_none();
+            && change.watch.is_none()
+            && change.retention.is_none();
         if nothing {
             return Err(Failure::usage("nothing is changed by this")
                 .hint("name a setting with another value than it has; see lifeboat set --help"));
@@ -185,6 +186,7 @@ fn change(args: &SetArgs, server: &Server) -> ServerChange {
         launch: (launch != server.launch).then_some(launch),
         replication: args.replication.over(&server.replication).filter(|r| *r != server.replication),
         watch: args.watch.over(&server.watch).filter(|w| *w != server.watch),
+        retention: args.retention.over(&server.retention).filter(|r| *r != server.retention),
     }
 }
 
@@ -208,5 +210,6 @@ fn protect_request(args: ProtectArgs) -> ProtectRequest {
         launch: args.launch.over(&LaunchSettings::default()),
         replication: args.replication.over(&ReplicationSpec::default()).unwrap_or_default(),
         watch: args.watch.over(&WatchSpec::default()).unwrap_or_default(),
+        retention: args.retention.over(&RetentionSpec::default()).unwrap_or_default(),
     }
 }

@@ -20,6 +20,8 @@ pub fn point(seq: u64, age: u64) -> PointInfo {
         received: before(age),
         kind: PointKind::Crash,
         bytes_since: 1 << 20,
+        journal: true,
+        vault: None,
     }
 }
 
@@ -34,6 +36,7 @@ pub fn server(name: &str, state: ServerState) -> Server {
         launch: LaunchSettings::default(),
         replication: ReplicationSpec::default(),
         watch: WatchSpec::default(),
+        retention: RetentionSpec::default(),
         state,
         epoch: 1,
         stale: None,
@@ -129,6 +132,8 @@ pub fn status(servers: Vec<Server>) -> SiteStatus {
         operations: vec![],
         disk_free: 800 << 30,
         disk_total: 2 << 40,
+        vault: None,
+        backup_sets: vec![],
         alarms: vec![],
     }
 }

@@ -2,6 +2,7 @@
 
 use super::table::Table;
 use super::text::{ago, moment, one_line};
+use super::vault::held;
 use lifeboat_api::types::{Mount, PointInfo, PointKind};
 use lifeboat_base::{WallTime, format_bytes};
 use std::fmt::Write;
@@ -18,7 +19,7 @@ pub fn table(points: &[PointInfo], now: WallTime) -> String {
     if points.is_empty() {
         return "no recovery points here; while the initial sync runs there are none yet".into();
     }
-    let mut table = Table::new(["POINT", "TIME (UTC)", "AGE", "CONSISTENT", ">SIZE SINCE"]);
+    let mut table = Table::new(["POINT", "TIME (UTC)", "AGE", "CONSISTENT", ">SIZE SINCE", "KEPT IN"]);
     for p in points {
         table.row([
             p.id.to_string().into(),
@@ -26,6 +27,7 @@ pub fn table(points: &[PointInfo], now: WallTime) -> String {
             ago(now, p.time).into(),
             kind(p.kind).into(),
             format_bytes(p.bytes_since).into(),
+            held(p.journal, p.vault.as_ref()).into(),
         ]);
     }
     table.render("")

@@ -173,6 +173,7 @@ pub fn full(server: &Server, now: WallTime, style: Style) -> String {
             format_bytes(r.journal_bytes)
         ),
     );
+    out.fact("vault keeps", super::vault::retention(&server.retention));
     out.fact(
         "received",
         format!("{} for {} of content", format_bytes(r.received_bytes), format_bytes(r.content_bytes)),
@@ -207,6 +208,7 @@ pub fn settings(server: &Server) -> String {
     out.fact("window", format!("{} or {}", coarse(window), format_bytes(server.window.bytes)));
     out.fact("replication", replication(&server.replication));
     out.fact("watch", watch(&server.watch));
+    out.fact("vault keeps", super::vault::retention(&server.retention));
     out.fact("machine", launch(&server.launch));
     out.text()
 }

@@ -1,10 +1,10 @@
 //! The one screen for three in the morning: what is wrong first, what to do next last.
 
 use super::text::{moment, one_line, short};
-use super::{admin, operations, runs, servers};
+use super::{admin, operations, runs, servers, vault};
 use crate::out::Style;
 use lifeboat_api::lifecycle::ServerState;
-use lifeboat_api::types::{Health, OperationState, Run, RunKind, RunState, Server, SiteStatus};
+use lifeboat_api::types::{Health, OperationState, Run, RunKind, RunState, Server, SiteStatus, VaultState};
 use lifeboat_base::format_bytes;
 use std::fmt::Write;
 use std::time::Duration;
@@ -21,6 +21,9 @@ pub fn screen(s: &SiteStatus, style: Style) -> String {
         format_bytes(s.disk_free),
         format_bytes(s.disk_total)
     );
+    if let Some(v) = s.vault.as_ref().filter(|v| v.state != VaultState::Off) {
+        let _ = writeln!(out, "{}\n", vault::line(v, style));
+    }
     if s.alarms.is_empty() {
         let _ = writeln!(out, "{}", style.green("No alarms."));
     } else {

@@ -1,7 +1,11 @@
 //! `site.toml`: what an operator decides about a site. Plain data; unknown keys are refused.
 
+pub mod vault;
+
+use self::vault::Vault;
 use super::state::CONFIG;
 use crate::args::InitArgs;
+use crate::args::vault::AttachArgs;
 use crate::failure::{Exit, Failure, Outcome};
 use lifeboat_base::limits::MAX_NAME;
 use lifeboat_site::launch::AccelKind;
@@ -28,6 +32,8 @@ pub struct SiteConfig {
     pub machines: Machines,
     #[serde(default)]
     pub alarms: Alarms,
+    #[serde(default)]
+    pub vault: Vault,
     #[serde(default)]
     pub log: Log,
 }
@@ -174,7 +180,26 @@ impl SiteConfig {
         if self.alarms.rpo_seconds == 0 {
             return Err(("alarms.rpo_seconds", "must be at least 1".into()));
         }
-        Ok(())
+        self.vault.check()
+    }
+
+    /// A site made of a vault and its recovery kit.
+    ///
+    /// # Errors
+    /// When a flag's value is impossible.
+    pub fn from_attach(args: &AttachArgs, name: &str) -> Outcome<Self> {
+        let config = Self {
+            name: args.name.clone().unwrap_or_else(|| name.to_string()),
+            advertise: args.advertise.clone(),
+            api: Api { listen: args.listen_api },
+            replication: Replication { listen: args.listen_replication },
+            machines: Machines::default(),
+            alarms: Alarms::default(),
+            vault: Vault::from_args(Some(&args.location), &args.place)?,
+            log: Log::default(),
+        };
+        config.check().map_err(|(key, why)| Failure::usage(format!("{key}: {why}")))?;
+        Ok(config)
     }
 
     /// # Errors
@@ -187,6 +212,7 @@ impl SiteConfig {
             replication: Replication { listen: args.listen_replication },
             machines: Machines::default(),
             alarms: Alarms::default(),
+            vault: Vault::from_args(args.vault.as_deref(), &args.place)?,
             log: Log::default(),
         };
         config.check().map_err(|(key, why)| Failure::usage(format!("{key}: {why}")))?;
@@ -241,6 +267,7 @@ acceleration = \"{acceleration}\"
 # A server whose measured RPO is over this many seconds is an alarm.
 rpo_seconds = {rpo}
 
+{vault}
 [log]
 # error, warn, info, debug, trace, or a filter such as \"info,lifeboat_site=debug\".
 # RUST_LOG and --log win over it.
@@ -252,6 +279,7 @@ level = {level}
             replication = self.replication.listen,
             acceleration = self.machines.acceleration.name(),
             rpo = self.alarms.rpo_seconds,
+            vault = self.vault.to_text(),
             level = quoted(&self.log.level),
         )
     }

@@ -39,3 +39,24 @@ fn a_peer_that_stops_in_the_middle_is_silent() {
         assert!(matches!(outcome, Err(ShellError::Silent(_))), "{outcome:?}");
     });
 }
+
+/// The same the other way: a peer that takes little at a time is there, one that takes nothing is not.
+#[test]
+fn a_frame_that_is_taken_slowly_is_taken() {
+    run(async {
+        let (near, mut far) = tokio::io::duplex(1);
+        let mut near = near;
+        let frame = Ping { seq: Seq(7), time: WallTime(1), lag_bytes: 0, live: false }.frame();
+        let len = frame.len();
+        let sending =
+            tokio::spawn(async move { write_patiently(&mut near, &frame, SILENCE).await.map(|()| near) });
+        let mut byte = [0; 1];
+        for _ in 0..len {
+            far.read_exact(&mut byte).await.expect("read");
+            tokio::time::sleep(SILENCE / 20).await;
+        }
+        let mut near = sending.await.expect("task").expect("a slow peer is a peer");
+        let outcome = write_patiently(&mut near, &[0; 64], Duration::from_millis(30)).await;
+        assert!(matches!(outcome, Err(ShellError::Silent(_))), "{outcome:?}");
+    });
+}

@@ -49,6 +49,8 @@ pub struct Plan {
     pub sites: usize,
     pub servers: Vec<ServerPlan>,
     pub journal: JournalConfig,
+    /// Journals stand on a vault.
+    pub vault: bool,
     /// How long faults go on.
     pub busy: u64,
     pub faults: Vec<Fault>,
@@ -89,6 +91,7 @@ impl Plan {
             sites,
             servers,
             journal,
+            vault: rng.percent(50),
             busy,
             faults,
             fault_gap: rng.between(300, 4000) * MS,

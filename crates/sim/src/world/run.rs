@@ -91,6 +91,7 @@ impl World {
             claims: 0,
             calm: false,
             moments: BTreeMap::new(),
+            vault: None,
             held: None,
             injected: BTreeMap::new(),
             handled: 0,
@@ -107,6 +108,7 @@ impl World {
             verbose,
             plan,
         };
+        world.vault = world.plan.vault.then(std::sync::Arc::default);
         for _ in 0..world.plan.sites {
             world.add_site();
         }
@@ -230,6 +232,7 @@ fn spec(server: usize) -> ServerSpec {
         capture: CaptureSpec::Splitter { paths: vec!["/disk".into()], listen: None },
         disks: Vec::new(),
         replication: ReplicationSpec::default(),
+        retention: lifeboat_api::types::RetentionSpec::default(),
         window: WindowSpec { seconds: 3600, bytes: 1 << 40 },
         active: true,
     }

@@ -206,6 +206,7 @@ impl World {
             config: self.plan.journal.clone(),
             clock: host.clock.clone(),
             entropy,
+            beyond: self.vault.as_ref().map(super::vault::Vault::beyond),
         })?;
         s.core = Some(core);
         Ok(())
@@ -362,6 +363,9 @@ impl World {
         let life = self.sites[self.servers[server].site].life;
         let next = self.rng.between(2 * SEC, 12 * SEC);
         self.after(next, Event::Trim { server, life });
+        if self.vault.is_some() && self.rng.percent(80) {
+            return self.tier(server);
+        }
         let Some(core) = &self.servers[server].core else { return };
         match core.cell().keeper.plan_trim() {
             Ok(plan) if plan.is_empty() => {}

@@ -52,7 +52,9 @@ fn swapped_writes_are_caught() {
 
 #[test]
 fn a_dropped_discard_is_caught() {
-    assert!(caught(Mutant::DroppedDiscard).contains("I1"));
+    let said = caught(Mutant::DroppedDiscard);
+    // Where flushes are answered it shows as a flush that lacks what completed before.
+    assert!(said.contains("I1") || said.contains("lacks what completed"), "{said}");
 }
 
 #[test]

@@ -293,6 +293,7 @@ async fn a_branch_that_fails_at_any_call_loses_nothing_acknowledged_and_harms_no
     let open = |journal: &MemoryStorage, own: &MemoryStorage| {
         ServerCore::open_branch(
             &OpenServer {
+                beyond: None,
                 storage: ServerStorage { journal: Arc::new(journal.clone()), own: Arc::new(own.clone()) },
                 key: s.w.site.journal_key.clone(),
                 spec: &spec,

@@ -5,17 +5,20 @@
 //! that was taken before is on stable storage, so no number is ever given to two records. An offer is answered by what
 //! the journal holds at its place in the stream.
 
-use super::compare::{Source, Trunk, View};
+use super::compare::{LOOK_FOR, Source, Trunk, View, look_up};
 use super::notes::{EpochEnd, Notes};
 use super::{Job, No, OpenServer, ServerCell, SessionOut};
 use crate::lag::Coverage;
-use lifeboat_base::limits::MAX_LINEAGE;
+use lifeboat_base::limits::{BLOCK, MAX_LINEAGE};
 use lifeboat_base::{Clock, DiskId, Epoch, Seq, WallTime};
 use lifeboat_block::{Body, Record};
-use lifeboat_journal::{Journal, JournalError, PointError};
+use lifeboat_journal::{DiskInfo, Journal, JournalError, PointError};
+use lifeboat_replicate::dirty::DirtyMap;
 use lifeboat_replicate::message::{Disk, RefuseCode, Welcome};
 use lifeboat_replicate::receiver::Receiver;
-use lifeboat_replicate::wire::{Ack, Answer, Offer, Ping};
+use lifeboat_replicate::wire::{Ack, Answer, Offer, Ping, ZERO_HASH};
+use std::collections::HashMap;
+use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use tokio::sync::{mpsc, oneshot};
@@ -30,6 +33,8 @@ struct Current {
     instance: u64,
     /// It is known as the writer.
     claimed: bool,
+    /// It compares everything, because something is lost here.
+    comparing: bool,
     out: SessionOut,
 }
 
@@ -45,6 +50,8 @@ pub struct ServerCore {
     view: Option<View>,
     /// For exact offers.
     proof: Option<View>,
+    /// What records of the present session wrote.
+    sent: HashMap<DiskId, DirtyMap>,
     uncommitted: usize,
     /// Source time of the newest barrier not yet committed.
     newest: Option<WallTime>,
@@ -85,6 +92,9 @@ impl ServerCore {
         if let Some(trunk) = &trunk {
             journal.begin_after(trunk.base, &trunk.line.disks_after(trunk.base))?;
         }
+        if let Some(beyond) = &o.beyond {
+            journal.set_elsewhere(Arc::clone(&beyond.elsewhere));
+        }
         let (cell, queue) = ServerCell::new(o.spec.clone(), &journal, opened);
         if let Some(newest) = cell.reader.usage().newest {
             // By whichever clock it is older: it may have waited long on its way here.
@@ -95,7 +105,11 @@ impl ServerCore {
         *cell.ends.write() = notes.ends();
         *cell.writer.write() = notes.writer();
         let mut core = Self {
-            source: Source { reader: cell.reader.clone(), trunk },
+            source: Source {
+                reader: cell.reader.clone(),
+                trunk,
+                finder: o.beyond.as_ref().map(|b| Arc::clone(&b.finder)),
+            },
             cell: Arc::new(cell),
             notes,
             clock,
@@ -103,6 +117,7 @@ impl ServerCore {
             session: None,
             view: None,
             proof: None,
+            sent: HashMap::new(),
             uncommitted: 0,
             newest: None,
         };
@@ -134,10 +149,12 @@ impl ServerCore {
     pub fn handle(&mut self, job: Job) -> Option<oneshot::Sender<()>> {
         match job {
             Job::Open { session, instance, lineage, epoch, disks, out, reply } => {
+                let comparing = self.cell.compare_all.load(Ordering::Acquire);
                 let answer = self.begin(instance, &lineage, epoch, &disks);
                 if answer.is_ok() {
                     self.end_session(No::new(RefuseCode::Busy, "a newer session took over"));
-                    self.session = Some(Current { id: session, instance, claimed: false, out });
+                    self.session = Some(Current { id: session, instance, claimed: false, comparing, out });
+                    self.sent.clear();
                     let mut m = self.cell.measured.lock();
                     m.session = Some(session);
                     m.coverage.begin_session();
@@ -220,15 +237,14 @@ impl ServerCore {
     /// Everything taken is on stable storage. What a full disk kept back must be stored before a session is told
     /// where to go on: another process would give the same numbers to other records.
     fn settle(&mut self) -> Result<(), No> {
-        let held_back = self.journal.last_seq() > self.journal.durable_seq();
-        if held_back && self.cell.measured.lock().fault.is_none() {
+        if self.journal.is_pending() && self.cell.measured.lock().fault.is_none() {
             self.uncommitted = self.uncommitted.max(1);
             self.commit();
         }
         if let Some(fault) = &self.cell.measured.lock().fault {
             return Err(No::new(RefuseCode::Storage, fault.clone()));
         }
-        if self.journal.last_seq() > self.journal.durable_seq() {
+        if self.journal.is_pending() {
             return Err(No::new(RefuseCode::Storage, FULL));
         }
         Ok(())
@@ -256,12 +272,12 @@ impl ServerCore {
         let receiver = Receiver::new(epoch, durable, disks, &known)
             .map_err(|e| No::new(RefuseCode::Disks, e.to_string()))?;
         // A stream begins with its disks; whatever followed them may be content.
-        let has_content = durable.0 > known.len() as u64;
+        let has_content = durable.0 > known.len() as u64 || self.cell.reader.has_content();
         let writer = self.notes.writer();
         let mut same_writer = writer == Some(instance);
         let mut follows = lineage.iter().take(MAX_LINEAGE).any(|earlier| writer == Some(*earlier));
         let version = lifeboat_replicate::message::VERSION;
-        if !self.sound(disks.len()) {
+        if !self.sound(disks.len()) || self.cell.compare_all.load(Ordering::Acquire) {
             // Something is lost here that the agent believes safe: it has to compare everything.
             (same_writer, follows) = (false, false);
         }
@@ -316,8 +332,21 @@ impl ServerCore {
                     self.newest = Some(r.time);
                     // A barrier says that the sync is over.
                     self.view = None;
+                    if self.session.as_mut().is_some_and(|s| std::mem::take(&mut s.comparing)) {
+                        self.cell.compare_all.store(false, Ordering::Release);
+                    }
                 }
-                Body::Disk { .. } => (self.view, self.proof) = (None, None),
+                Body::Disk { disk, size } => {
+                    (self.view, self.proof) = (None, None);
+                    // Of a disk of another size nothing is known here any more.
+                    if self.sent.contains_key(disk) {
+                        let mut all = DirtyMap::new(*size);
+                        all.mark_all();
+                        self.sent.insert(*disk, all);
+                    } else {
+                        self.sent.insert(*disk, DirtyMap::new(*size));
+                    }
+                }
             }
         }
         self.cell.content.fetch_add(content, Ordering::Relaxed);
@@ -328,6 +357,14 @@ impl ServerCore {
     }
 
     fn wrote(&mut self, disk: DiskId, offset: u64, len: u64) {
+        let size = |disks: &[DiskInfo]| disks.iter().find(|d| d.disk == disk).map_or(0, |d| d.size);
+        let journal = &self.journal;
+        let sent = self.sent.entry(disk);
+        sent.or_insert_with(|| DirtyMap::new(size(&journal.disks()))).mark(offset, len);
+        self.note_written(disk, offset, len);
+    }
+
+    fn note_written(&mut self, disk: DiskId, offset: u64, len: u64) {
         for view in [&mut self.view, &mut self.proof].into_iter().flatten() {
             view.wrote(disk, offset, len);
         }
@@ -399,7 +436,7 @@ impl ServerCore {
     /// Says which blocks of an offer are not here.
     fn answer(&mut self, offer: &Offer) {
         let needed = match self.compare(offer) {
-            Ok(n) => n,
+            Ok(n) => self.supply(offer, n),
             Err(e) => {
                 // Reading failed: asking for everything is always right.
                 tracing::warn!("comparing with the journal: {e}");
@@ -417,6 +454,55 @@ impl ServerCore {
         }
     }
 
+    /// Takes what is lacking and can be found at this site, so that it need not be sent. What is called present afterwards is
+    /// on stable storage.
+    ///
+    /// Only for blocks that no record of this session has touched: a sync's hash may be older than what was captured while the
+    /// block was read, and then the agent sends only the rest of it.
+    fn supply(&mut self, offer: &Offer, mut needed: Vec<bool>) -> Vec<bool> {
+        let Some(finder) = self.source.finder.clone().filter(|_| !offer.exact) else { return needed };
+        let disks = self.journal.disks();
+        let Some(size) = disks.iter().find(|d| d.disk == offer.disk).map(|d| d.size) else { return needed };
+        let mut wanted = Vec::new();
+        for (i, hash) in offer.hashes.iter().enumerate() {
+            let at = offer.offset + (i * BLOCK) as u64;
+            let whole = at + BLOCK as u64 <= size && at.is_multiple_of(BLOCK as u64);
+            let touched = self.sent.get(&offer.disk).is_some_and(|sent| sent.covers(at, 1));
+            if needed[i] && whole && !touched && *hash != ZERO_HASH {
+                wanted.push((i, at, *hash));
+            }
+        }
+        if wanted.is_empty() {
+            return needed;
+        }
+        // The journal's one thread has other work.
+        let looked_in = Arc::clone(&finder);
+        let look = move |(i, at, hash): (usize, u64, _)| {
+            ControlFlow::Continue(looked_in.find(&hash, BLOCK).map(|content| (i, at, content)))
+        };
+        let contents = look_up(&*finder, LOOK_FOR, wanted, look);
+        // The writer is known before anything is its.
+        if contents.is_empty() || !self.claim() {
+            return needed;
+        }
+        let mut found = Vec::new();
+        for (i, at, content) in contents {
+            if let Err(e) = self.journal.supply(offer.disk, at, &content) {
+                self.fail(&e);
+                return needed;
+            }
+            self.note_written(offer.disk, at, BLOCK as u64);
+            self.uncommitted += BLOCK;
+            found.push(i);
+        }
+        if !found.is_empty() {
+            self.commit();
+            self.cell.supplied.fetch_add((found.len() * BLOCK) as u64, Ordering::Relaxed);
+            found.into_iter().for_each(|i| needed[i] = false);
+        }
+        needed
+    }
+
     fn compare(&mut self, offer: &Offer) -> Result<Vec<bool>, PointError> {
         let now = self.clock.monotonic();
         if offer.exact {
@@ -426,15 +512,22 @@ impl ServerCore {
                 Some(proof) => proof,
                 None => View::open(&self.source, now)?,
             };
-            let lacking = proof.lacking_now(&self.source, offer, now);
+            let compared = proof.lacking_now(&self.source, offer, now);
             // A session that ended in the commit left nothing to compare for.
             self.proof = Some(proof).filter(|_| self.session.is_some());
-            return lacking;
+            let (lacking, all) = compared?;
+            if !all && let Some(verify) = &mut self.cell.watched.lock().verify {
+                verify.unproven();
+            }
+            return Ok(lacking);
         }
         if self.view.is_none() {
             self.commit();
             self.view = Some(View::open(&self.source, now)?);
         }
-        Ok(self.view.as_ref().map_or_else(|| vec![true; offer.hashes.len()], |v| v.lacking(offer)))
+        Ok(self
+            .view
+            .as_ref()
+            .map_or_else(|| vec![true; offer.hashes.len()], |v| v.lacking(&self.source, offer)))
     }
 }

@@ -45,10 +45,12 @@ fn open_cell(journal: &MemoryStorage, own: &MemoryStorage, clock: &Arc<ManualClo
         capture: CaptureSpec::Splitter { paths: vec!["/disk".into()], listen: None },
         disks: Vec::new(),
         replication: ReplicationSpec::default(),
+        retention: lifeboat_api::types::RetentionSpec::default(),
         window: WindowSpec { seconds: 3600, bytes: 1 << 30 },
         active: true,
     };
     let o = OpenServer {
+        beyond: None,
         storage: ServerStorage { journal: Arc::new(journal.clone()), own: Arc::new(own.clone()) },
         key: JournalKey([3; 32]),
         spec: &spec,

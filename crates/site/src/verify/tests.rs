@@ -16,7 +16,7 @@ fn running() -> Verification {
         point: None,
         error: None,
     };
-    Verification { id: 7, status, ended_at: None, heard: S }
+    Verification { id: 7, status, ended_at: None, heard: S, unproven: false }
 }
 
 fn report(id: u64, done: u64, over: bool) -> VerifyReport {
@@ -67,4 +67,14 @@ fn it_outlives_the_process() {
     let text = serde_json::to_vec(&v).expect("json");
     let again: Verification = serde_json::from_slice(&text).expect("json");
     assert_eq!((again.id, again.status, again.ended_at), (v.id, v.status, v.ended_at));
+}
+
+#[test]
+fn what_could_not_be_compared_is_neither_equal_nor_different() {
+    let mut v = running();
+    v.unproven();
+    let over = VerifyReport { id: 7, over: true, ..VerifyReport::default() };
+    assert!(matches!(v.report(Some(&over), Seq(1), S), Change::Over));
+    assert_eq!(v.status.state, VerifyState::Failed);
+    assert!(v.status.error.unwrap().contains("the vault did not answer"));
 }

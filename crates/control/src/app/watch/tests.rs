@@ -13,6 +13,7 @@ fn server(id: ServerId) -> ServerRow {
         launch: Default::default(),
         replication: Default::default(),
         watch: WatchSpec { verify_hours: 24, ..WatchSpec::default() },
+        retention: Default::default(),
         state: ServerState::Replicating,
         epoch: lifeboat_base::Epoch(1),
         created: at(0),

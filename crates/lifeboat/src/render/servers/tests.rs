@@ -121,6 +121,7 @@ fn what_set_left_is_told_in_full() {
          window       24 h or 64.0 GiB\n\
          replication  asynchronous, no spool\n\
          watch        RPO alarm past 30 s, compared only when asked\n\
+         vault keeps  aws: every 10 min for 1 h, hourly for 24 h, daily for 7 d\n\
          machine      1 cpu, 1.0 GiB, network isolated, virtio, bios\n"
     );
 }

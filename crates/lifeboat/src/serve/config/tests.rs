@@ -8,6 +8,7 @@ fn config() -> SiteConfig {
         replication: Replication::default(),
         machines: Machines { acceleration: Acceleration::Tcg },
         alarms: Alarms { rpo_seconds: 5 },
+        vault: Vault::default(),
         log: Log::default(),
     }
 }
@@ -72,4 +73,39 @@ fn hosts_are_names_or_addresses() {
     for bad in ["", "a b", "https://a", "a:1", "-a", "a..b", "ä"] {
         assert!(!is_host(bad), "{bad}");
     }
+}
+
+#[test]
+fn a_vault_in_a_bucket_reads_back() {
+    use crate::args::vault::PlaceArgs;
+    let place = PlaceArgs {
+        endpoint: Some("http://127.0.0.1:9000".into()),
+        region: Some("eu-1".into()),
+        path_style: true,
+        ca: Some("/etc/ca \"x\".pem".into()),
+        access_key_file: Some("/etc/lifeboat/s3.key".into()),
+        profile: Some("backup".into()),
+        allow_http: true,
+    };
+    let vault = Vault::from_args(Some("s3://backup/dr-1"), &place).unwrap();
+    let text = SiteConfig { vault: vault.clone(), ..config() }.to_text();
+    assert_eq!(SiteConfig::parse(&text, "site.toml").unwrap().vault, vault);
+    for (i, line) in text.lines().enumerate().filter(|(_, l)| l.contains(" = ") && !l.starts_with('#')) {
+        assert!(text.lines().nth(i - 1).unwrap().starts_with('#'), "no comment before: {line}");
+    }
+}
+
+#[test]
+fn impossible_vaults_say_why() {
+    let vault = |text: &str| error(&format!("name = 'a'\n[vault]\n{text}\n"));
+    assert!(vault("location = 'ftp://x'").contains("vault.location: 'ftp://x' is no place"));
+    assert!(vault("endpoint = 'https://x'").contains("is a directory"));
+    assert!(vault("quorum = 2").contains("2 of 1 places"));
+    let three = "[[vault.copies]]\nlocation = '/b'\n[[vault.copies]]\nlocation = '/c'";
+    assert!(vault(&format!("quorum = 1\n{three}")).contains("more than half"));
+    assert!(vault("[[vault.copies]]\nlocation = 'vault'").contains("named twice"));
+    assert!(vault("scrub_rate = 'fast'").contains("scrub_rate"));
+    let good = SiteConfig::parse(&format!("name = 'a'\n[vault]\nscrub_rate = '1MiB'\n{three}"), "x").unwrap();
+    assert_eq!((good.vault.quorum(), good.vault.scrub_rate.0, good.vault.places().len()), (2, 1 << 20, 3));
+    assert!(SiteConfig::parse("name = 'a'\n[vault]\noff = true", "x").unwrap().vault.off);
 }
