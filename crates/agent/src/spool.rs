@@ -21,7 +21,7 @@ use std::sync::Arc;
 
 /// A file is closed when it is this long.
 const FILE: u64 = 64 << 20;
-/// Part of the file system that is left free.
+/// Part of the file system that is left free, of what processes may have of it, as `df` counts.
 const FREE: u64 = 20;
 
 struct Segment {
@@ -121,7 +121,9 @@ impl Spool {
 
     fn check_room(&self) -> io::Result<()> {
         let fs = nix::sys::statvfs::statvfs(&self.dir)?;
-        if fs.blocks_available() < fs.blocks() / FREE {
+        let free = fs.blocks_available();
+        let all = fs.blocks().saturating_sub(fs.blocks_free()).saturating_add(free);
+        if free < all / FREE {
             return Err(io::ErrorKind::StorageFull.into());
         }
         Ok(())

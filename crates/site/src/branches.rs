@@ -196,7 +196,7 @@ impl Site {
 
     /// Whether branches may still grow.
     pub(crate) fn room_for_branches(&self, line: &ServerCell) -> Result<(), No> {
-        let (free, total) = crate::port::disk_space(&self.dir);
+        let (free, total) = (self.space)(&self.dir);
         if roomy(free, total) {
             return Ok(());
         }

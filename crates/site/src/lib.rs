@@ -107,6 +107,8 @@ pub struct Site {
     pub(crate) cutting: tokio::sync::Mutex<()>,
     /// A window became smaller.
     pub(crate) trim_now: Notify,
+    /// Free bytes and all bytes of the file system of a directory.
+    pub(crate) space: fn(&std::path::Path) -> (u64, u64),
     pub(crate) sessions: sessions::Sessions,
     told: Mutex<HashMap<(&'static str, String), Duration>>,
     pub(crate) mounts: mount::Mounts,
@@ -195,6 +197,7 @@ impl Site {
             owners: Mutex::new(owners),
             specs: RwLock::new(specs),
             branches: branches::Branches::default(),
+            space: port::disk_space,
             opening: tokio::sync::Mutex::default(),
             unopened: Mutex::default(),
             remembering: tokio::sync::Mutex::default(),

@@ -582,15 +582,17 @@ impl SitePort for SiteHandle {
     }
 
     fn disk_space(&self) -> (u64, u64) {
-        disk_space(&self.dir)
+        (self.space)(&self.dir)
     }
 }
 
+/// Free bytes and all bytes of a directory's file system, as `df` counts: what is kept back from processes is in neither.
 pub(crate) fn disk_space(dir: &Path) -> (u64, u64) {
     match nix::sys::statvfs::statvfs(dir) {
         Ok(s) => {
-            let unit = s.fragment_size();
-            (s.blocks_available() * unit, s.blocks() * unit)
+            let (free, unit) = (s.blocks_available(), s.fragment_size());
+            let all = s.blocks().saturating_sub(s.blocks_free()).saturating_add(free);
+            (free.saturating_mul(unit), all.saturating_mul(unit))
         }
         Err(_) => (0, 0),
     }

@@ -31,7 +31,10 @@ fn fill(content: &mut [u8], offset: usize, byte: u8, len: usize) {
 
 impl Story {
     async fn new() -> Self {
-        let w = World::new();
+        Self::of(World::new()).await
+    }
+
+    async fn of(w: World) -> Self {
         let old = w.agent();
         let mut spec = w.spec("web-1", old, 1);
         w.site.ensure_server(&spec).await.unwrap();
@@ -272,11 +275,24 @@ async fn branches_are_few_and_leave_room() {
     assert_eq!(no.code, RefuseCode::Storage);
     assert!(no.message.contains("delete some"), "{}", no.message);
     assert!(s.stale(3 << 48, &[]).await.is_ok(), "one that has its branch goes on");
-    assert!(roomy(0, 0) && roomy(10, 100) && !roomy(9, 100) && roomy(u64::MAX, u64::MAX));
     let taken = |id: &str| id.len() < 9;
     assert_eq!(Branch::name(Epoch(3), 0x7f3a_1122_3344_5566, |_| false).unwrap(), "b3.7f3a");
     assert_eq!(Branch::name(Epoch(3), 0x7f3a_1122_3344_5566, taken).unwrap(), "b3.7f3a11");
     assert_eq!(Branch::name(Epoch(3), 5, |_| true), None);
+}
+
+#[tokio::test]
+async fn a_disk_that_is_almost_full_takes_no_branch_and_says_so() {
+    assert!(roomy(0, 0) && roomy(10, 100) && !roomy(9, 100) && roomy(u64::MAX, u64::MAX));
+    let mut w = World::new();
+    Arc::get_mut(&mut w.site.0).unwrap().space = |_| (9 << 30, 100 << 30);
+    let s = Story::of(w).await;
+    let before = s.line();
+    let no = s.stale(1, &[]).await.err().unwrap();
+    assert_eq!(no.code, RefuseCode::Storage);
+    assert!(no.message.contains("make room, or delete branches"), "{}", no.message);
+    assert!(s.branches().await.is_empty());
+    assert_eq!(s.line(), before);
 }
 
 /// Failures 1, 8 and 9 on the way into a branch: what it acknowledged is there, and the line was never touched.
