@@ -261,7 +261,12 @@ impl Backups {
         let vault = self.vault.open()?;
         let found = find(&vault, name)?;
         let root = found.body.tree.ok_or_else(|| unknown(name))?;
-        Ok((Arc::new(VaultSource::new(vault)), Hash::from_bytes(root), self.read(found.id)))
+        let reading = self.read(found.id);
+        // Is it deleted by somebody who has not seen that it is read?
+        if vault.is_going(&found.id) {
+            return Err(unknown(name));
+        }
+        Ok((Arc::new(VaultSource::new(vault)), Hash::from_bytes(root), reading))
     }
 
     /// The newest backup of a set whose tree can be built on.

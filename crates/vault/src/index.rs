@@ -186,7 +186,13 @@ impl Index {
         cleared
     }
 
-    /// How often it was [cleared](Self::clear) since it was opened: who relies on its being whole looks whether that changed.
+    /// Entries begin or cease to move from one number of a pack to another.
+    pub(crate) fn moves(&self) {
+        self.cleared.fetch_add(1, Ordering::AcqRel);
+    }
+
+    /// How often it was [cleared](Self::clear), or its entries moved, since it was opened: who relies on its being whole
+    /// looks whether that changed.
     pub fn cleared(&self) -> u64 {
         self.cleared.load(Ordering::Acquire)
     }
@@ -225,6 +231,42 @@ impl Index {
     /// # Errors
     /// `Index`.
     pub fn add_packs(&self, packs: &[(PackHead, u64, Vec<FrameEntry>)]) -> Result<(), VaultError> {
+        self.insert_packs(packs, false)
+    }
+
+    /// Adds packs that are in the store, each in place of what is known of it: in one step, and with another number.
+    ///
+    /// # Errors
+    /// `Index`.
+    pub(crate) fn renew_packs(&self, packs: &[(PackHead, u64, Vec<FrameEntry>)]) -> Result<(), VaultError> {
+        self.insert_packs(packs, true)
+    }
+
+    /// Takes away entries of packs that are not known.
+    ///
+    /// # Errors
+    /// `Index`.
+    pub(crate) fn sweep(&self) -> Result<(), VaultError> {
+        self.change(Durability::None, |t| {
+            let list = t.open_table(PACKS).map_err(failed)?;
+            let (mut known, mut stored) = (std::collections::HashSet::new(), 0u64);
+            for row in list.iter().map_err(failed)? {
+                let (number, info) = row.map_err(failed)?;
+                known.insert(number.value());
+                stored += decode_pack(number.value(), info.value()).map_or(0, |info| info.size);
+            }
+            let mut meta = t.open_table(META).map_err(failed)?;
+            meta.insert(STORED, &stored.to_le_bytes()[..]).map_err(failed)?;
+            let mut chunks = t.open_table(CHUNKS).map_err(failed)?;
+            chunks.retain(|key, _| known.contains(&key_pack(key))).map_err(failed)
+        })
+    }
+
+    fn insert_packs(
+        &self,
+        packs: &[(PackHead, u64, Vec<FrameEntry>)],
+        renew: bool,
+    ) -> Result<(), VaultError> {
         self.change(Durability::None, |t| {
             let mut ids = t.open_table(PACK_IDS).map_err(failed)?;
             let mut list = t.open_table(PACKS).map_err(failed)?;
@@ -232,10 +274,20 @@ impl Index {
             let mut meta = t.open_table(META).map_err(failed)?;
             let next = meta.get("next").map_err(failed)?.and_then(|v| v.value().try_into().ok());
             let mut next = next.map_or(0, u32::from_le_bytes);
-            let mut stored = 0;
+            let (mut stored, mut replaced) = (0, 0);
             for (head, size, frames) in packs {
-                if ids.get(&head.id.0).map_err(failed)?.is_some() {
-                    continue;
+                let known = ids.get(&head.id.0).map_err(failed)?.map(|v| v.value());
+                match known {
+                    Some(_) if !renew => continue,
+                    Some(old) => {
+                        let info =
+                            list.remove(old).map_err(failed)?.and_then(|v| decode_pack(old, v.value()));
+                        replaced += info.map_or(0, |info| info.size);
+                        for (id, _) in frames.iter().flat_map(|f| &f.chunks) {
+                            chunks.remove(&chunk_key(&id.short(), old)).map_err(failed)?;
+                        }
+                    }
+                    None => {}
                 }
                 let number = next;
                 next += 1;
@@ -265,7 +317,7 @@ impl Index {
                 }
             }
             meta.insert("next", &next.to_le_bytes()[..]).map_err(failed)?;
-            let stored = number_in(&meta, STORED)?.saturating_add(stored);
+            let stored = number_in(&meta, STORED)?.saturating_sub(replaced).saturating_add(stored);
             meta.insert(STORED, &stored.to_le_bytes()[..]).map_err(failed)?;
             Ok(())
         })

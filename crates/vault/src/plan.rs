@@ -8,6 +8,7 @@ use crate::error::{StoreError, VaultError};
 use crate::id::{ObjectName, PackId};
 use crate::object::ObjectType;
 use crate::refresh::Refreshed;
+use crate::store::Put;
 use crate::vault::Vault;
 use prost::Message;
 use std::ops::ControlFlow;
@@ -31,6 +32,11 @@ pub(crate) fn epoch_object(epoch: u32) -> Result<ObjectName, VaultError> {
 pub(crate) fn plan_object(epoch: u32) -> Result<ObjectName, VaultError> {
     ObjectName::new(format!("prune/{epoch:08}.plan"))
         .ok_or_else(|| VaultError::Invalid(format!("epoch {epoch}")))
+}
+
+/// Of which epoch the plan with this name is; `None` for anything else.
+pub(crate) fn epoch_of(name: &ObjectName) -> Option<u32> {
+    name.as_str().strip_prefix("prune/")?.strip_suffix(".plan")?.parse().ok()
 }
 
 pub(crate) fn encode_plan(condemned: &[PackId]) -> Vec<u8> {
@@ -95,9 +101,21 @@ impl Vault {
     /// # Errors
     /// `Damaged` for a plan that cannot be read; what the store says.
     pub(crate) fn see_pruner(&self) -> Result<u32, VaultError> {
+        self.see_pruner_past(&mut Err)
+    }
+
+    /// As [`see_pruner`](Self::see_pruner); `damaged` says whether to go on past a plan that cannot be read. Who does may
+    /// read what there is, and neither write nor delete: what that plan condemned counts as there.
+    ///
+    /// # Errors
+    /// What `damaged` and the store say.
+    pub(crate) fn see_pruner_past(
+        &self,
+        damaged: &mut dyn FnMut(VaultError) -> Result<(), VaultError>,
+    ) -> Result<u32, VaultError> {
         for _ in 0..TRIES {
             let found = self.list_plans()?;
-            if self.read_plans(&found)? {
+            if self.read_plans(&found, damaged)? {
                 let newest = found.newest_plan();
                 let mut state = self.shared.state.write();
                 state.prune_epoch = state.prune_epoch.max(newest);
@@ -108,25 +126,72 @@ impl Vault {
     }
 
     /// False when one was superseded meanwhile: what of it is still to go is in a newer one.
-    fn read_plans(&self, found: &Plans) -> Result<bool, VaultError> {
+    fn read_plans(
+        &self,
+        found: &Plans,
+        damaged: &mut dyn FnMut(VaultError) -> Result<(), VaultError>,
+    ) -> Result<bool, VaultError> {
         for &epoch in &found.plans {
             let name = plan_object(epoch)?;
             if self.shared.state.read().plans.contains_key(&epoch) {
                 continue;
             }
-            let text = match self.open_object(&name, ObjectType::Plan) {
-                Ok(text) => text,
+            let read = self.open_object(&name, ObjectType::Plan);
+            let read =
+                read.and_then(|text| decode_plan(&text).map_err(|why| VaultError::damaged(&name, why)));
+            let packs = match read {
+                Ok(packs) => packs,
                 Err(_) if matches!(self.shared.store.size(&name), Err(StoreError::NotFound(_))) => {
                     return Ok(false);
                 }
+                Err(VaultError::Damaged { object, why }) => {
+                    let why = format!("{why}; nothing goes into the vault before 'lifeboat vault repair'");
+                    damaged(VaultError::Damaged { object, why })?;
+                    continue;
+                }
                 Err(e) => return Err(e),
             };
-            let packs = decode_plan(&text).map_err(|why| VaultError::damaged(&name, why))?;
             let mut state = self.shared.state.write();
             state.condemned.extend(packs.iter().copied());
             state.plans.insert(epoch, packs);
         }
         Ok(true)
+    }
+
+    /// Puts a plan that is damaged in place anew, as it was read before. Where it never was, it is taken away, and its
+    /// pruner's epoch is over: what that had condemned and not deleted is judged again by the next prune. Whether there was
+    /// anything to do.
+    ///
+    /// # Errors
+    /// What the store says.
+    pub(crate) fn replace_plan(&self, name: &ObjectName) -> Result<bool, VaultError> {
+        let Some(epoch) = epoch_of(name).filter(|_| self.shared.store.size(name).is_ok()) else {
+            return Ok(false);
+        };
+        let known = self.shared.state.read().plans.get(&epoch).cloned();
+        if known.is_none() {
+            self.next_epoch()?;
+        }
+        self.shared.store.delete(name)?;
+        if let Some(packs) = known {
+            self.put_object(name, ObjectType::Plan, &encode_plan(&packs))?;
+        }
+        Ok(true)
+    }
+
+    /// Takes the next pruner's epoch; whoever has an earlier one deletes nothing more.
+    ///
+    /// # Errors
+    /// `Fenced` where others take them all the time; what the store says.
+    pub(crate) fn next_epoch(&self) -> Result<u32, VaultError> {
+        for _ in 0..TRIES {
+            let epoch = self.list_plans()?.newest + 1;
+            // Sealed with a salt of its own, so no two pruners put the same bytes.
+            if self.put_object(&epoch_object(epoch)?, ObjectType::Epoch, &[])? == Put::Created {
+                return Ok(epoch);
+            }
+        }
+        Err(VaultError::Fenced("others take the pruner's epoch all the time".into()))
     }
 
     /// What a session does once it is announced: sees the plans, and where packs may have gone by a plan that is not there

@@ -31,6 +31,7 @@ pub(crate) mod reach;
 mod repack;
 
 pub use fence::{Patience, Waiting, Writer};
+pub use lock::InStore;
 pub use reach::{NoTrees, TreeFormat, TreeRef};
 
 use crate::error::VaultError;
@@ -68,7 +69,8 @@ pub trait Keeping: Send + Sync {
     /// The rules for an owner's points; `None` keeps all of them.
     fn policy(&self, owner: &Owner) -> Option<Policy>;
 
-    /// Snapshots rules do not decide about. A base is kept where nothing is said.
+    /// Snapshots rules do not decide about. A base is kept where nothing is said. Of one that goes it is asked again, also
+    /// after [`Vault::is_going`] tells.
     fn special(&self, _snapshot: &Snapshot) -> Special {
         Special::No
     }
@@ -219,8 +221,8 @@ impl Prune<'_> {
         let done = self.vault.refresh(&|done, total| {
             (self.watch)("reading directories", done, total);
         })?;
-        let unknown =
-            |(name, _): &&(String, String)| name.starts_with("snapshots/") || name.starts_with("holds/");
+        let matters = ["snapshots/", "holds/", "prune/"];
+        let unknown = |(name, _): &&(String, String)| matters.iter().any(|m| name.starts_with(m));
         match done.damaged.iter().find(unknown) {
             Some((name, why)) => Err(unclear(name, why)),
             None => Ok(done),

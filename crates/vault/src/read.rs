@@ -64,6 +64,11 @@ impl ReadCache {
     }
 }
 
+/// Whether it tells of a place that is none any more.
+fn is_stale(e: &VaultError) -> bool {
+    matches!(e, VaultError::Store(StoreError::NotFound(_)) | VaultError::Index(_))
+}
+
 impl Vault {
     /// Content by its id.
     ///
@@ -75,7 +80,7 @@ impl Vault {
         }
         match self.read_anywhere(id) {
             // Another process may have packed it anew.
-            Err(VaultError::Store(StoreError::NotFound(_))) => self.read_anew(id),
+            Err(e) if is_stale(&e) => self.read_anew(id),
             other => other,
         }
     }
@@ -86,7 +91,7 @@ impl Vault {
         // Another reader may have looked while this one waited.
         let read = self.read_anywhere(id);
         let now = self.shared.clock.monotonic();
-        if !matches!(read, Err(VaultError::Store(StoreError::NotFound(_))))
+        if !read.as_ref().is_err_and(is_stale)
             || in_vain.is_some_and(|at| now.saturating_sub(at) < LOOK_AGAIN)
         {
             return read;

@@ -44,26 +44,49 @@ impl Vault {
     /// # Errors
     /// What the store says; what was learned so far stays.
     pub fn refresh(&self, progress: Progress<'_>) -> Result<Refreshed, VaultError> {
-        let mut done = Refreshed::default();
-        let plan = self.see_pruner()?;
-        self.refresh_packs(progress, &mut done)?;
-        self.refreshed_at(plan);
-        self.refresh_texts("snapshots/", &mut done)?;
-        self.refresh_texts("holds/", &mut done)?;
-        self.see_pruner()?;
-        self.shared.index.settle()?;
-        self.load_texts()?;
-        Ok(done)
+        self.refresh_all(false, progress)
     }
 
-    /// Forgets the index and makes it anew.
+    /// Makes the index anew: reads what every pack and every text says, whatever is known of it. What is known stays until
+    /// it is replaced, so that who reads meanwhile, or after this broke off, finds everything.
     ///
     /// # Errors
     /// As [`refresh`](Self::refresh).
     pub fn reindex(&self, progress: Progress<'_>) -> Result<Refreshed, VaultError> {
-        self.shared.index.clear(self.shared.id)?;
+        // Before and after: a chunk's entry moves, and who counts all of them may see it twice or not at all.
+        self.shared.index.moves();
+        let done = self.refresh_all(true, progress).and_then(|done| {
+            self.shared.index.sweep()?;
+            self.shared.index.settle()?;
+            Ok(done)
+        });
+        self.shared.index.moves();
         self.drop_caches();
-        self.refresh(progress)
+        done
+    }
+
+    fn refresh_all(&self, anew: bool, progress: Progress<'_>) -> Result<Refreshed, VaultError> {
+        let mut done = Refreshed::default();
+        let mut damaged = Vec::new();
+        let plan = self.see_pruner_past(&mut |e| {
+            damaged.push(e);
+            Ok(())
+        })?;
+        self.read_packs(anew, progress, &mut done)?;
+        if damaged.is_empty() {
+            self.refreshed_at(plan);
+        }
+        self.refresh_texts("snapshots/", anew, &mut done)?;
+        self.refresh_texts("holds/", anew, &mut done)?;
+        self.see_pruner_past(&mut |_| Ok(()))?;
+        self.shared.index.settle()?;
+        self.load_texts()?;
+        for e in damaged {
+            if let VaultError::Damaged { object, why } = e {
+                done.damaged.push((object, why));
+            }
+        }
+        Ok(done)
     }
 
     pub(crate) fn refresh_packs(
@@ -71,6 +94,11 @@ impl Vault {
         progress: Progress<'_>,
         done: &mut Refreshed,
     ) -> Result<(), VaultError> {
+        self.read_packs(false, progress, done)
+    }
+
+    /// Reads the directories of packs that are not known; `anew`: of all.
+    fn read_packs(&self, anew: bool, progress: Progress<'_>, done: &mut Refreshed) -> Result<(), VaultError> {
         let s = &*self.shared;
         let known: HashMap<PackId, PackInfo> = s.index.packs()?.into_iter().map(|p| (p.id, p)).collect();
         let (mut seen, mut fresh) = (HashSet::new(), Vec::new());
@@ -78,7 +106,7 @@ impl Vault {
             let id = o.name.as_str().rsplit('/').next().and_then(PackId::parse);
             if let Some(id) = id.filter(|id| pack_object(id) == o.name) {
                 seen.insert(id);
-                if !known.contains_key(&id) {
+                if anew || !known.contains_key(&id) {
                     fresh.push((id, o.size));
                 }
             }
@@ -96,6 +124,7 @@ impl Vault {
         if !gone.is_empty() {
             self.drop_caches();
         }
+        let add = |packs: &[_]| if anew { s.index.renew_packs(packs) } else { s.index.add_packs(packs) };
         let total = fresh.len() as u64;
         let next = AtomicUsize::new(0);
         let out = Mutex::new((Vec::new(), 0u64, &mut *done, None));
@@ -123,7 +152,7 @@ impl Vault {
                         *count += 1;
                         progress(*count, total);
                         if batch.len() >= BATCH {
-                            let added = s.index.add_packs(batch);
+                            let added = add(batch);
                             done.packs_added += batch.len() as u64;
                             batch.clear();
                             if let Err(e) = added {
@@ -136,7 +165,7 @@ impl Vault {
         });
         let (batch, _, done, failed) = out.into_inner();
         done.packs_added += batch.len() as u64;
-        s.index.add_packs(&batch)?;
+        add(&batch)?;
         failed.map_or(Ok(()), Err)
     }
 
@@ -179,13 +208,13 @@ impl Vault {
         Ok((head, frames))
     }
 
-    fn refresh_texts(&self, prefix: &str, done: &mut Refreshed) -> Result<(), VaultError> {
+    fn refresh_texts(&self, prefix: &str, anew: bool, done: &mut Refreshed) -> Result<(), VaultError> {
         let s = &*self.shared;
         let mut known: HashSet<String> =
             s.index.texts()?.into_iter().map(|(n, _)| n).filter(|n| n.starts_with(prefix)).collect();
         let mut fresh = Vec::new();
         s.store.list(prefix, &mut |o| {
-            if !known.remove(o.name.as_str()) {
+            if !known.remove(o.name.as_str()) || anew {
                 fresh.push(o.name);
             }
             ControlFlow::Continue(())

@@ -63,11 +63,13 @@ pub struct ObjectInfo {
     pub size: u64,
 }
 
-/// What a store can do besides.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Abilities {
-    /// Objects can be locked against everybody (S3 Object Lock).
-    pub locks: bool,
+/// Where an object is locked.
+#[derive(Debug, Clone)]
+pub enum Locked {
+    /// In every copy that has locks.
+    Everywhere,
+    /// In some of them; why not in the others.
+    Partly(StoreError),
 }
 
 /// How a copy is.
@@ -122,8 +124,12 @@ pub trait Store: Send + Sync {
     /// What people call it, without secrets.
     fn describe(&self) -> String;
 
-    fn abilities(&self) -> Abilities {
-        Abilities::default()
+    /// Whether objects can be locked against everybody (S3 Object Lock): of several copies, in at least one.
+    ///
+    /// # Errors
+    /// It cannot be told now: the store does not answer, or does not allow the question.
+    fn has_locks(&self) -> Result<bool, StoreError> {
+        Ok(false)
     }
 
     /// Makes an object.
@@ -161,11 +167,11 @@ pub trait Store: Send + Sync {
     /// [`StoreError::Locked`] and what the store reports.
     fn delete(&self, name: &ObjectName) -> Result<(), StoreError>;
 
-    /// Locks an object against deletion by anybody until `until`; never makes a lock shorter.
+    /// Locks an object against deletion by anybody until `until`, in every copy that has locks; never makes a lock shorter.
     ///
     /// # Errors
-    /// [`StoreError::Denied`] where [`Abilities::locks`] is not set.
-    fn lock(&self, _name: &ObjectName, _until: WallTime) -> Result<(), StoreError> {
+    /// It is locked nowhere: [`StoreError::Denied`] where there are no [locks](Self::has_locks).
+    fn lock(&self, _name: &ObjectName, _until: WallTime) -> Result<Locked, StoreError> {
         Err(StoreError::Denied { store: self.describe(), why: "it has no object lock".into() })
     }
 
@@ -232,7 +238,7 @@ pub trait Store: Send + Sync {
     /// Of each copy, asked now.
     fn health(&self) -> Vec<Health> {
         let error = self.list("vault", &mut |_| ControlFlow::Break(())).err().map(|e| e.to_string());
-        let locks = error.is_none() && self.abilities().locks;
+        let locks = error.is_none() && self.has_locks().unwrap_or(false);
         vec![Health { store: self.describe(), reachable: error.is_none(), error, lacking: 0, locks }]
     }
 }

@@ -330,6 +330,13 @@ impl Vault {
         self.shared.state.read().holds.get(id).map(|(_, h)| h.clone()).unwrap_or_default()
     }
 
+    /// Whether a snapshot is gone, or its deletion has begun. Who makes known that he uses it and then finds that it is not
+    /// going keeps it: see [`Keeping::special`](crate::prune::Keeping::special).
+    pub fn is_going(&self, id: &SnapshotId) -> bool {
+        let state = self.shared.state.read();
+        !state.snapshots.contains_key(id) || state.holds.get(id).is_some_and(|(_, hold)| hold.forgotten)
+    }
+
     /// When a snapshot's lock ends: the later of what it was made with and what it was given.
     pub fn locked_until(&self, snapshot: &Snapshot) -> Option<lifeboat_base::WallTime> {
         self.hold(&snapshot.id).locked_until.max(snapshot.body.locked_until)

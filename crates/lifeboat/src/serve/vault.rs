@@ -15,7 +15,7 @@ use lifeboat_vault::store::copies::Copies;
 use lifeboat_vault::store::dir::DirStore;
 use lifeboat_vault::store::probe::{Verdict, probe};
 use lifeboat_vault::store::s3::{S3Keys, S3Settings, S3Store};
-use lifeboat_vault::store::{Abilities, ObjectInfo, Part, Put, Store};
+use lifeboat_vault::store::{Locked, ObjectInfo, Part, Put, Store};
 use lifeboat_vault::{ObjectName, StoreError, Vault, VaultError, VaultOptions};
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
@@ -50,8 +50,8 @@ impl Store for Late {
         self.opened.get().map_or_else(|| self.place.location.clone(), |s| s.describe())
     }
 
-    fn abilities(&self) -> Abilities {
-        self.store().map(Store::abilities).unwrap_or_default()
+    fn has_locks(&self) -> Result<bool, StoreError> {
+        self.store()?.has_locks()
     }
 
     fn put_new(&self, name: &ObjectName, body: Bytes) -> Result<Put, StoreError> {
@@ -78,7 +78,7 @@ impl Store for Late {
         self.store()?.delete(name)
     }
 
-    fn lock(&self, name: &ObjectName, until: WallTime) -> Result<(), StoreError> {
+    fn lock(&self, name: &ObjectName, until: WallTime) -> Result<Locked, StoreError> {
         self.store()?.lock(name, until)
     }
 

@@ -57,8 +57,8 @@ impl SiteVault {
         })?;
         let device = Arc::new(vault.device(&snapshot, disk)?);
         self.uses.note(id, &device);
-        // Deleted before the note was seen?
-        if vault.snapshot(&id).is_none() {
+        // Is it deleted by somebody who has not seen the note?
+        if vault.is_going(&id) {
             return Err(VaultError::Damaged {
                 object: format!("snapshot {id}"),
                 why: "it was deleted just now".into(),

@@ -10,6 +10,7 @@ use crate::backup::Trees;
 use crate::watch::replace;
 use lifeboat_api::port::PortError;
 use lifeboat_base::WallTime;
+use lifeboat_vault::prune::InStore;
 use lifeboat_vault::{Snapshot, SnapshotId, Vault};
 use std::collections::{BTreeMap, HashSet};
 use std::path::Path;
@@ -20,14 +21,18 @@ use std::time::Duration;
 const LOOK_EVERY: Duration = Duration::from_secs(10);
 /// How long after a failure it is tried again.
 const AGAIN: Duration = Duration::from_secs(60);
+/// How long after a snapshot could not be locked whole it is tried again: that walks all of its map.
+const LATER: Duration = Duration::from_secs(3600);
 const FILE: &str = "vault-locks.json";
 
 /// Until when snapshots are locked in the store.
 #[derive(Default)]
 pub(super) struct Locks {
     done: BTreeMap<SnapshotId, WallTime>,
-    /// Why the last try failed.
-    pub error: Option<String>,
+    /// What could not be locked everywhere: when it is tried again, and why not.
+    later: BTreeMap<SnapshotId, (WallTime, String)>,
+    /// Why the store could not be asked.
+    away: Option<String>,
 }
 
 impl Locks {
@@ -36,7 +41,12 @@ impl Locks {
         let rows: Vec<(String, WallTime)> =
             text.and_then(|t| serde_json::from_slice(&t).ok()).unwrap_or_default();
         let done = rows.iter().filter_map(|(id, until)| Some((SnapshotId::parse(id)?, *until))).collect();
-        Self { done, error: None }
+        Self { done, ..Self::default() }
+    }
+
+    /// Why not all that is locked here is locked in the store.
+    pub fn error(&self) -> Option<&String> {
+        self.away.as_ref().or_else(|| self.later.values().next().map(|(_, why)| why))
     }
 
     fn save(&self, dir: &Path) {
@@ -68,7 +78,7 @@ impl Site {
         }
     }
 
-    /// Locks all that is due; whether that went well. Blocks.
+    /// Locks all that is due; whether the store could be asked for all of it. Blocks.
     pub(crate) fn lock_due(&self) -> bool {
         let locking = self.vault.copies.lock().iter().any(|c| c.locks);
         let Some(vault) = self.vault.open().ok().filter(|_| locking) else { return true };
@@ -80,16 +90,26 @@ impl Site {
             let locked = vault.lock_in_store(&snapshot, until, &Trees, &goes_on);
             let mut locks = self.vault.locks.lock();
             match locked {
-                Ok(objects) => {
+                Ok(InStore { objects: 0, .. }) => return true,
+                Ok(InStore { objects, lacks: None }) => {
                     tracing::info!(snapshot = %snapshot.id, %until, objects, "locked in the store, too");
-                    locks.error = None;
+                    locks.away = None;
+                    locks.later.remove(&snapshot.id);
                     locks.done.insert(snapshot.id, until);
                     locks.save(&self.vault.dir);
+                }
+                // The others are not kept waiting by one.
+                Ok(InStore { lacks: Some(e), .. }) => {
+                    let why = vault_error(&e).message;
+                    tracing::warn!(snapshot = %snapshot.id, "not all of it is locked in the store: {why}");
+                    let again = self.vault.now().saturating_add(LATER);
+                    locks.away = None;
+                    locks.later.insert(snapshot.id, (again, why));
                 }
                 Err(e) => {
                     let e: PortError = vault_error(&e);
                     tracing::warn!(snapshot = %snapshot.id, "not locked in the store: {}", e.message);
-                    locks.error = Some(e.message);
+                    locks.away = Some(e.message);
                     return false;
                 }
             }
@@ -110,7 +130,12 @@ impl SiteVault {
         let mut locks = self.locks.lock();
         let ids: HashSet<SnapshotId> = due.iter().map(|(s, _)| s.id).collect();
         locks.done.retain(|id, _| ids.contains(id));
+        locks.later.retain(|id, _| ids.contains(id));
+        if due.is_empty() {
+            locks.away = None;
+        }
         due.retain(|(s, until)| locks.done.get(&s.id).is_none_or(|done| done < until));
+        due.retain(|(s, _)| locks.later.get(&s.id).is_none_or(|(again, _)| *again <= now));
         due.sort_by_key(|(s, _)| s.body.site_time);
         due
     }

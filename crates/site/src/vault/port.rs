@@ -36,7 +36,7 @@ impl SiteVault {
                 format!("{damaged} objects are damaged or missing; bring them back: lifeboat vault repair");
             return Some((VaultState::Degraded, text));
         }
-        if let Some(why) = &self.locks.lock().error {
+        if let Some(why) = self.locks.lock().error() {
             let text = format!("locks cannot be set in the store, where they would bind everybody: {why}");
             return Some((VaultState::Degraded, text));
         }

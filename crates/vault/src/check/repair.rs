@@ -12,6 +12,7 @@ use crate::id::{ChunkId, ObjectName, PackId};
 use crate::map::{self, Visit};
 use crate::object::ObjectType;
 use crate::pack::{Codec, Kind, PackWriter};
+use crate::plan;
 use crate::session::{new_pack, store_pack};
 use crate::snapshot::{Owner, Snapshot, pack_object};
 use crate::store::Put;
@@ -160,7 +161,7 @@ impl Mending<'_> {
         }
     }
 
-    /// Puts a snapshot, name or lock back as the index remembers it.
+    /// Puts a snapshot, name or lock back as the index remembers it, and a prune's plan as this process does.
     fn rewrite(
         &self,
         name: &ObjectName,
@@ -168,6 +169,10 @@ impl Mending<'_> {
         report: &mut RepairReport,
     ) -> Result<(), VaultError> {
         let vault = self.check.vault;
+        if plan::epoch_of(name).is_some() {
+            report.rewritten += u64::from(vault.replace_plan(name)?);
+            return Ok(());
+        }
         let Some(text) = texts.get(name.as_str()).filter(|t| !t.is_empty()) else { return Ok(()) };
         let kind = match Snapshot::id_of(name) {
             Some(_) => ObjectType::Snapshot,

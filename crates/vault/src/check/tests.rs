@@ -440,3 +440,35 @@ fn damage_in_one_copy_is_told_and_mended_from_another() {
     assert_eq!(report.left.len(), 1);
     assert!(report.left[0].touches.iter().any(|s| s.id == a.id));
 }
+
+/// A plan that cannot be read keeps nobody from reading; nothing is written or deleted before it is mended.
+#[test]
+fn a_damaged_plan_stops_writing_and_not_reading_and_repair_takes_it_away() {
+    for knows in [false, true] {
+        let mut rig = Rig::new();
+        let (a, b) = two(&rig);
+        let plan = prune(&rig).plan().unwrap();
+        prune(&rig).execute(&plan, &|_| Patience::GiveUp).unwrap();
+        let name = ObjectName::new("prune/00000001.plan").unwrap();
+        rig.store.damage(&name, rig.store.peek(&name).unwrap().len() as u64 * 4);
+        if !knows {
+            rig.vault = rig.reopen();
+            assert_eq!(readable(&rig.vault), BTreeSet::from([a.id, b.id]));
+            let refused = rig.vault.begin(Rig::owner()).err().unwrap().to_string();
+            assert!(refused.contains("prune/00000001.plan") && refused.contains("vault repair"), "{refused}");
+            let refused = prune(&rig).plan().err().unwrap().to_string();
+            assert!(refused.contains("prune/00000001.plan"), "{refused}");
+        }
+        let done = Mending { check: check(&rig.vault, 100), sources: &[] }.run().unwrap();
+        assert_eq!((done.rewritten, done.left.len()), (1, 0), "{done:?}");
+        assert_eq!(rig.store.peek(&name).is_some(), knows, "what this process knew of it is there again");
+        rig.snapshot(&[(7, 7)]);
+        let vault = rig.reopen();
+        assert_eq!(readable(&vault).len(), 3);
+        rig.vault = vault;
+        rig.snapshot(&[(8, 8)]);
+        let plan = prune(&rig).plan().unwrap();
+        prune(&rig).execute(&plan, &|_| Patience::GiveUp).unwrap();
+        assert!(run(&rig.vault, 100).findings.is_empty());
+    }
+}

@@ -3,18 +3,15 @@
 use super::marks::{LIVE, Marks, Packs};
 use super::reach::{Marker, Reach, is_damage};
 use super::repack::Repacker;
-use super::{Choice, Patience, Prune, PrunePlan, PruneReport, Waiting, choose, marks, tally};
+use super::{Choice, Patience, Prune, PrunePlan, PruneReport, Special, Waiting, choose, marks, tally};
 use crate::error::{StoreError, VaultError};
 use crate::id::{PackId, SnapshotId};
 use crate::object::ObjectType;
-use crate::plan::{encode_plan, epoch_object, plan_object};
-use crate::snapshot::{Snapshot, pack_object};
+use crate::plan::{encode_plan, plan_object};
+use crate::snapshot::{Owner, Snapshot, pack_object};
 use crate::store::Put;
 use std::collections::HashSet;
 use std::sync::Arc;
-
-/// Tries to take the next epoch, against others who do.
-const TRIES: usize = 16;
 
 impl Prune<'_> {
     /// Does what the plan shows, as far as it still holds. `patience` says what to do about sessions under way, and is asked
@@ -32,7 +29,7 @@ impl Prune<'_> {
         // Where a copy is away, what it alone has is not listed, and what is deleted would come back with it.
         self.vault.store().whole()?;
         let cleared = self.vault.index().cleared();
-        let epoch = self.claim()?;
+        let epoch = self.vault.next_epoch()?;
         self.refresh()?;
         self.forget_planned(plan, &mut report)?;
 
@@ -65,17 +62,6 @@ impl Prune<'_> {
         Ok(report)
     }
 
-    fn claim(&self) -> Result<u32, VaultError> {
-        for _ in 0..TRIES {
-            let epoch = self.vault.list_plans()?.newest + 1;
-            // Sealed with a salt of its own, so no two pruners put the same bytes.
-            if self.vault.put_object(&epoch_object(epoch)?, ObjectType::Epoch, &[])? == Put::Created {
-                return Ok(epoch);
-            }
-        }
-        Err(VaultError::Fenced("others take the pruner's epoch all the time".into()))
-    }
-
     fn still_newest(&self, epoch: u32) -> Result<(), VaultError> {
         match self.vault.list_plans()?.newest {
             newest if newest == epoch => Ok(()),
@@ -92,7 +78,13 @@ impl Prune<'_> {
         let now: Vec<_> = forget.into_iter().filter(|b| shown.contains(&b.snapshot.id)).collect();
         for (n, because) in now.iter().enumerate() {
             self.watch("forgetting", n as u64, now.len() as u64)?;
-            match self.vault.forget(&because.snapshot.id, self.now) {
+            // Much may have happened since it was judged.
+            let kept = |s: &Snapshot| match (&s.owner, self.keeping.special(s)) {
+                (Owner::Base(_), _) => None,
+                (_, Special::Keep(why)) => Some(why),
+                _ => None,
+            };
+            match self.vault.forget_unless(&because.snapshot.id, self.now, &kept) {
                 Ok(()) => report.forgotten += 1,
                 Err(VaultError::Refused { why, .. }) => {
                     report.left.push(format!("snapshot {}: {why}", because.snapshot.id));

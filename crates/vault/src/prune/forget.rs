@@ -24,8 +24,24 @@ impl Vault {
     /// `Refused`, with the date, for one that is locked; for one that is named; what the store says, and then it may be
     /// deleted or not.
     pub fn forget(&self, id: &SnapshotId, now: WallTime) -> Result<(), VaultError> {
+        self.forget_unless(id, now, &|_| None)
+    }
+
+    /// As [`forget`](Self::forget), unless there is a reason to keep it once everybody sees that it is being deleted: who
+    /// looks whether it is, after making known that it is used, is never crossed. Then the next prune goes on.
+    pub(super) fn forget_unless(
+        &self,
+        id: &SnapshotId,
+        now: WallTime,
+        kept: &dyn Fn(&Snapshot) -> Option<String>,
+    ) -> Result<(), VaultError> {
         let Some(snapshot) = self.snapshot(id) else { return Ok(()) };
+        let refuse = || kept(&snapshot).map_or(Ok(()), |why| Err(VaultError::Refused { why, until: None }));
+        if !self.hold(id).forgotten {
+            refuse()?;
+        }
         self.begin_to_forget(&snapshot, now)?;
+        refuse()?;
         self.remove_snapshot(&snapshot)
     }
 

@@ -1,8 +1,9 @@
 //! Locks that the store itself holds (S3 Object Lock): against whoever has the store's credentials, not only against who
 //! asks Lifeboat.
 //!
-//! Invariant: once this returned, neither the snapshot, its names and locks, the vault's keys, nor any pack the snapshot
-//! needs can be deleted before the date. A prune that wants one of these packs leaves it, and says so.
+//! Invariant: once this returned without saying what it lacks, neither the snapshot, its names and locks, the vault's keys,
+//! nor any pack the snapshot needs can be deleted before the date, in any copy that has locks. A prune that wants one of
+//! these packs leaves it, and says so.
 
 use super::marks::{self, LIVE, Marks};
 use super::reach::{Marker, Reach, Trouble};
@@ -10,6 +11,7 @@ use super::{TreeFormat, Watch};
 use crate::error::{StoreError, VaultError};
 use crate::id::ObjectName;
 use crate::snapshot::{Snapshot, pack_object};
+use crate::store::Locked;
 use crate::vault::{Vault, marker};
 use lifeboat_base::WallTime;
 use std::collections::HashSet;
@@ -20,25 +22,33 @@ use std::time::Duration;
 /// again.
 const LONGER: Duration = Duration::from_secs(86_400);
 
+/// What a store locked of a snapshot.
+#[derive(Debug)]
+pub struct InStore {
+    /// Objects asked for; 0 where the store has no locks.
+    pub objects: u64,
+    /// Why not everything is locked in every copy that has locks.
+    pub lacks: Option<VaultError>,
+}
+
 impl Vault {
-    /// Locks all that a snapshot needs in the store until `until`, what it shares with others up to a day longer; gives how
-    /// many objects, 0 where the store has no locks. A longer lock stays.
+    /// Locks all that a snapshot needs in the store until `until`, what it shares with others up to a day longer. A longer
+    /// lock stays. Of a damaged snapshot it locks what can be found of it.
     ///
     /// # Errors
-    /// `Damaged` and the like where what it needs cannot be read; what the store says; then some are locked and others not,
-    /// and asking again does the rest.
+    /// What the store says; then some objects are locked and others not, and asking again does the rest.
     pub fn lock_in_store(
         &self,
         snapshot: &Snapshot,
         until: WallTime,
         trees: &dyn TreeFormat,
         watch: Watch<'_>,
-    ) -> Result<u64, VaultError> {
+    ) -> Result<InStore, VaultError> {
         let store = self.store();
-        if !store.abilities().locks {
-            return Ok(0);
+        if !store.has_locks()? {
+            return Ok(InStore { objects: 0, lacks: None });
         }
-        let mut shared = self.packs_needed(snapshot, trees)?;
+        let (mut shared, mut lacks) = self.packs_needed(snapshot, trees)?;
         shared.push(marker());
         let mut own = vec![Snapshot::object(&snapshot.owner, &snapshot.id, &self.keys().id)?];
         for (prefix, names) in
@@ -49,11 +59,11 @@ impl Vault {
                 ControlFlow::Continue(())
             })?;
         }
-        let count = (shared.len() + own.len()) as u64;
+        let objects = (shared.len() + own.len()) as u64;
         let longer = until.saturating_add(LONGER);
         let shared = shared.into_iter().map(|name| (name, longer));
         for (n, (name, long)) in shared.chain(own.into_iter().map(|name| (name, until))).enumerate() {
-            if !watch("locking", n as u64, count) {
+            if !watch("locking", n as u64, objects) {
                 return Err(VaultError::Cancelled);
             }
             let known = &self.shared.locked;
@@ -62,25 +72,32 @@ impl Vault {
             }
             match store.lock(&name, long) {
                 // Longer already.
-                Ok(()) | Err(StoreError::Locked { .. }) => {}
+                Ok(Locked::Everywhere) | Err(StoreError::Locked { .. }) => {
+                    known.lock().insert(name, long);
+                }
+                Ok(Locked::Partly(e)) => lacks = lacks.or(Some(e.into())),
+                Err(e @ StoreError::NotFound(_)) => lacks = lacks.or(Some(e.into())),
                 Err(e) => return Err(e.into()),
             }
-            known.lock().insert(name, long);
         }
-        Ok(count)
+        Ok(InStore { objects, lacks })
     }
 
-    /// One pack for each chunk a snapshot refers to, none of which was going to go.
+    /// One pack for each chunk a snapshot refers to, none of which was going to go, and what of it is damaged.
     fn packs_needed(
         &self,
         snapshot: &Snapshot,
         trees: &dyn TreeFormat,
-    ) -> Result<Vec<ObjectName>, VaultError> {
+    ) -> Result<(Vec<ObjectName>, Option<VaultError>), VaultError> {
         let mut marks = Marks::build(self.index())?;
         let mut marker = Marker::new(Reach { vault: self, trees });
-        marker.mark(&mut marks, snapshot, &mut |trouble| match trouble {
-            Trouble::Missing(r) => Err(VaultError::Missing(*r.id())),
-            Trouble::Unreadable(_, e) => Err(e),
+        let mut damage = None;
+        marker.mark(&mut marks, snapshot, &mut |trouble| {
+            damage.get_or_insert(match trouble {
+                Trouble::Missing(r) => VaultError::Missing(*r.id()),
+                Trouble::Unreadable(_, e) => e,
+            });
+            Ok(())
         })?;
         let packs = marks::packs_of(self.index())?;
         let condemned = self.shared.state.read().condemned.clone();
@@ -97,6 +114,6 @@ impl Vault {
         let mut names: Vec<ObjectName> =
             needed.iter().filter_map(|n| packs.get(n)).map(|p| pack_object(&p.id)).collect();
         names.sort();
-        Ok(names)
+        Ok((names, damage))
     }
 }

@@ -1,6 +1,7 @@
 //! Prunes against a world of writers, other pruners and crashes.
 
 mod histories;
+mod opened;
 
 use super::{Keeping, NoTrees, Patience, Prune, PrunePlan, PruneReport, Special, Thrift};
 use crate::error::VaultError;
@@ -681,10 +682,15 @@ fn what_is_locked_in_the_store_outlasts_who_deletes_everything() {
     let other = world.snapshot(&vault, server(1), &values(5, 20));
     let until = world.now().saturating_add(Duration::from_secs(10 * 86_400));
     vault.set_hold(&locked.id, Hold { locked_until: Some(until), ..Hold::default() }).unwrap();
-    let count = vault.lock_in_store(&locked, until, &NoTrees, &|_, _, _| true).unwrap();
+    let lock = || {
+        let done = vault.lock_in_store(&locked, until, &NoTrees, &|_, _, _| true).unwrap();
+        assert!(done.lacks.is_none(), "{done:?}");
+        done.objects
+    };
+    let count = lock();
     assert!(count > 5);
     // Asking again changes nothing.
-    assert_eq!(vault.lock_in_store(&locked, until, &NoTrees, &|_, _, _| true).unwrap(), count);
+    assert_eq!(lock(), count);
 
     for name in world.store.names() {
         let _ = world.store.delete(&name);
@@ -735,4 +741,29 @@ fn a_pack_the_store_keeps_locked_is_left_for_later() {
     world.pass(2 * 86_400);
     run(&world, &vault).unwrap();
     assert_tidy(&world, &vault, "after the lock");
+}
+
+/// Of a snapshot that is damaged what can be found is locked, and what is missing is told.
+#[test]
+fn a_damaged_snapshot_is_locked_as_far_as_it_goes() {
+    let mut world = World::new();
+    let locking = Arc::new(MemoryStore::with_locks("locking", world.clock.clone() as Arc<dyn Clock>));
+    Vault::create(&*locking, &Secret(SITE_KEY), &*world.clock, &*world.entropy).unwrap();
+    world.store = locking;
+    let vault = world.open();
+    let locked = world.snapshot(&vault, server(1), &values(1, 10));
+    let until = world.now().saturating_add(Duration::from_secs(86_400));
+    vault.set_hold(&locked.id, Hold { locked_until: Some(until), ..Hold::default() }).unwrap();
+    let lost = vault.index().packs().unwrap().into_iter().find(|p| p.kind == Kind::Data).unwrap();
+    let lost_name = crate::snapshot::pack_object(&lost.id);
+    world.store.remove(&lost_name);
+    vault.refresh(&|_, _| {}).unwrap();
+    let there = world.objects("packs/");
+    let done = vault.lock_in_store(&locked, until, &NoTrees, &|_, _, _| true).unwrap();
+    assert!(matches!(done.lacks, Some(VaultError::Missing(_))), "{done:?}");
+    for name in world.store.names() {
+        let _ = crate::store::Store::delete(&*world.store, &name);
+    }
+    assert_eq!(world.objects("packs/"), there);
+    assert_eq!(world.objects("snapshots/").len(), 1);
 }

@@ -3,6 +3,7 @@ use crate::error::StoreError;
 use crate::id::ObjectName;
 use crate::store::{Part, Store};
 use crate::testing::{Rig, chunk};
+use lifeboat_base::limits::BLOCK;
 use lifeboat_base::{Entropy, SeededEntropy};
 
 fn noise(seed: u64, len: usize) -> Bytes {
@@ -128,6 +129,52 @@ fn an_index_that_is_lost_is_made_again() {
     assert_eq!(rig.vault.index().chunk_count().unwrap(), before);
     assert_eq!(rig.vault.snapshots(), vec![s.clone()]);
     assert_eq!(rig.vault.hold(&s.id).name.as_deref(), Some("before the migration"));
+}
+
+/// Who reads while the index is made anew, or after that broke off at any call, finds everything.
+#[test]
+fn an_index_that_is_made_anew_is_never_half_an_index() {
+    let rig = Rig::new();
+    let s = rig.snapshot(&[(0, 1), (999, 2)]);
+    let other = rig.snapshot(&[(5, 7)]);
+    let reads = || {
+        for (snapshot, at, value) in [(&s, 0, 1), (&s, 999, 2), (&other, 5, 7)] {
+            rig.vault.drop_caches();
+            let device = rig.vault.device(snapshot, lifeboat_base::DiskId(0)).unwrap();
+            let mut buf = [0; 10];
+            lifeboat_block::BlockDevice::read(&device, at * BLOCK as u64, &mut buf).unwrap();
+            assert_eq!(buf, [value; 10]);
+            let hash = *blake3::hash(&chunk(value)).as_bytes();
+            assert_ne!(
+                lifeboat_block::BlockDevice::has_hash(&device, at * BLOCK as u64, &hash).unwrap(),
+                Some(false)
+            );
+        }
+    };
+    let totals = rig.vault.index().totals().unwrap();
+    for nth in 1.. {
+        rig.store.fail(rig.store.calls() + nth, crate::store::memory::Fault::CutBefore);
+        let done = rig.vault.reindex(&|_, _| {
+            rig.store.restore();
+            reads();
+        });
+        rig.store.restore();
+        reads();
+        if let Ok(done) = done {
+            assert_eq!((done.packs_added, done.packs_gone, done.damaged.len()), (4, 0, 0));
+            if nth > 40 {
+                break;
+            }
+        }
+    }
+    assert_eq!(rig.vault.index().totals().unwrap(), totals);
+    assert_eq!(rig.vault.snapshots().len(), 2);
+    // What the index knew and no pack says goes.
+    let info = rig.vault.index().packs().unwrap()[0];
+    rig.store.remove(&pack_object(&info.id));
+    rig.vault.reindex(&|_, _| ()).unwrap();
+    assert_eq!(rig.vault.index().packs().unwrap().len(), 3);
+    assert!(rig.vault.index().totals().unwrap().chunks < totals.chunks);
 }
 
 #[test]

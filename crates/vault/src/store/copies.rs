@@ -20,7 +20,7 @@ mod copy;
 mod decide;
 mod mend;
 
-use super::{Abilities, Health, Mended, ObjectInfo, Part, Put, RepairStep, Repaired, Store};
+use super::{Health, Locked, Mended, ObjectInfo, Part, Put, RepairStep, Repaired, Store};
 use crate::error::StoreError;
 use crate::id::ObjectName;
 use bytes::Bytes;
@@ -280,8 +280,16 @@ impl Store for Copies {
         format!("{} copies ({})", names.len(), names.join(", "))
     }
 
-    fn abilities(&self) -> Abilities {
-        Abilities { locks: self.copies.iter().all(|c| c.store().abilities().locks) }
+    fn has_locks(&self) -> Result<bool, StoreError> {
+        let mut unknown = None;
+        for answer in self.ask_all(EVERY, |store| store.has_locks()) {
+            match answer {
+                Ok(true) => return Ok(true),
+                Ok(false) => {}
+                Err(e) => unknown = Some(e),
+            }
+        }
+        unknown.map_or(Ok(false), Err)
     }
 
     fn put_new(&self, name: &ObjectName, body: Bytes) -> Result<Put, StoreError> {
@@ -340,22 +348,26 @@ impl Store for Copies {
         self.ask_all(EVERY, move |store| store.delete(&asked)).into_iter().collect()
     }
 
-    fn lock(&self, name: &ObjectName, until: WallTime) -> Result<(), StoreError> {
+    fn lock(&self, name: &ObjectName, until: WallTime) -> Result<Locked, StoreError> {
         let asked = name.clone();
-        if !self.abilities().locks {
-            let why = "not all copies have object locks".into();
-            return Err(StoreError::Denied { store: self.describe(), why });
-        }
-        let (mut locked, mut failed) = (0, None);
-        for answer in self.ask_all(EVERY, move |store| store.lock(&asked, until)) {
+        let lock = move |store: &dyn Store| match store.has_locks()? {
+            true => store.lock(&asked, until).map(|_| true),
+            false => Ok(false),
+        };
+        let (mut locked, mut failed) = (false, None);
+        for answer in self.ask_all(EVERY, lock) {
             match answer {
-                Ok(()) => locked += 1,
+                Ok(is_locked) => locked |= is_locked,
                 Err(e) => failed = Some(e),
             }
         }
         match failed {
-            Some(e) if locked < self.quorum => Err(e),
-            _ => Ok(()),
+            Some(e) if locked => Ok(Locked::Partly(e)),
+            Some(e) => Err(e),
+            None if locked => Ok(Locked::Everywhere),
+            None => {
+                Err(StoreError::Denied { store: self.describe(), why: "no copy has object locks".into() })
+            }
         }
     }
 
@@ -405,14 +417,16 @@ impl Store for Copies {
         let (to, from) = channel();
         for n in 0..self.copies.len() {
             self.ask(n, &to, |store| {
-                store.list("vault", &mut |_| ControlFlow::Break(())).map(|()| store.abilities())
+                store
+                    .list("vault", &mut |_| ControlFlow::Break(()))
+                    .map(|()| store.has_locks().unwrap_or(false))
             });
         }
         drop(to);
         let mut health: Vec<Health> = self.copies.iter().map(|c| c.health(None)).collect();
         for _ in 0..self.copies.len() {
             let Some((n, answer)) = wait(&from, self.late) else { break };
-            health[n] = self.copies[n].health(Some(answer.is_ok_and(|a| a.locks)));
+            health[n] = self.copies[n].health(Some(answer.unwrap_or(false)));
         }
         health
     }

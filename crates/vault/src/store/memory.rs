@@ -4,7 +4,7 @@
 //! fail the first, the second, ... until a run comes through clean. What was put outlasts [`cut`](MemoryStore::cut), as
 //! it outlasts a power cut in a real store; a call the cut meets did happen or did not.
 
-use super::{Abilities, ObjectInfo, Part, Put, Store};
+use super::{Locked, ObjectInfo, Part, Put, Store};
 use crate::error::StoreError;
 use crate::id::ObjectName;
 use bytes::Bytes;
@@ -295,8 +295,11 @@ impl Store for MemoryStore {
         self.name.clone()
     }
 
-    fn abilities(&self) -> Abilities {
-        Abilities { locks: self.clock.is_some() }
+    fn has_locks(&self) -> Result<bool, StoreError> {
+        if self.state.lock().cut {
+            return Err(self.unreachable("it is cut off"));
+        }
+        Ok(self.clock.is_some())
     }
 
     fn put_new(&self, name: &ObjectName, body: Bytes) -> Result<Put, StoreError> {
@@ -370,14 +373,14 @@ impl Store for MemoryStore {
         })
     }
 
-    fn lock(&self, name: &ObjectName, until: WallTime) -> Result<(), StoreError> {
+    fn lock(&self, name: &ObjectName, until: WallTime) -> Result<Locked, StoreError> {
         if self.clock.is_none() {
             return Err(StoreError::Denied { store: self.name.clone(), why: "it has no object lock".into() });
         }
         self.call(Method::Lock, name.as_str(), |state| {
             let object = state.objects.get_mut(name).ok_or_else(|| StoreError::NotFound(name.clone()))?;
             object.locked_until = object.locked_until.max(Some(until));
-            Ok(())
+            Ok(Locked::Everywhere)
         })
     }
 }

@@ -79,7 +79,7 @@ impl Verdict {
         let name = store.describe();
         let wrong = steps.iter().find_map(|s| s.wrong.as_ref().map(|why| (s.what, why)));
         let usable = wrong.is_none() && !steps.is_empty();
-        let locks = usable && store.abilities().locks;
+        let locks = usable && store.has_locks().unwrap_or(false);
         let text = match wrong {
             Some((what, why)) => format!("{name} cannot hold a vault: it must let Lifeboat {what}: {why}"),
             None if locks => format!("{name} can hold a vault, and locks objects against everybody"),

@@ -21,7 +21,7 @@ mod xml;
 
 pub use settings::{S3Keys, S3Limits, S3Settings};
 
-use super::{Abilities, ObjectInfo, Part, Put, Store};
+use super::{Locked, ObjectInfo, Part, Put, Store};
 use crate::error::StoreError;
 use crate::id::ObjectName;
 use bytes::{Bytes, BytesMut};
@@ -161,13 +161,13 @@ impl Store for S3Store {
         self.wire.describe().to_string()
     }
 
-    fn abilities(&self) -> Abilities {
+    fn has_locks(&self) -> Result<bool, StoreError> {
         if let Some(locks) = self.locks.get() {
-            return Abilities { locks: *locks };
+            return Ok(*locks);
         }
-        // Not remembered where nobody answered.
-        let locks = self.has_locks();
-        Abilities { locks: locks.map(|known| *self.locks.get_or_init(|| known)).unwrap_or(false) }
+        // Only an answer is remembered.
+        let locks = self.ask_for_locks().map_err(|f| self.failed(None, f))?;
+        Ok(*self.locks.get_or_init(|| locks))
     }
 
     fn put_new(&self, name: &ObjectName, body: Bytes) -> Result<Put, StoreError> {
@@ -257,7 +257,7 @@ impl Store for S3Store {
     }
 
     fn delete(&self, name: &ObjectName) -> Result<(), StoreError> {
-        if self.abilities().locks {
+        if self.has_locks().unwrap_or(true) {
             self.refuse_locked(name)?;
         }
         let key = self.key(name);
@@ -268,8 +268,9 @@ impl Store for S3Store {
         }
     }
 
-    fn lock(&self, name: &ObjectName, until: WallTime) -> Result<(), StoreError> {
-        self.lock_until(name, until)
+    fn lock(&self, name: &ObjectName, until: WallTime) -> Result<Locked, StoreError> {
+        self.lock_until(name, until)?;
+        Ok(Locked::Everywhere)
     }
 
     fn reap(&self) -> Result<u64, StoreError> {

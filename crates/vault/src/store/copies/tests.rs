@@ -404,22 +404,54 @@ fn a_slow_copy_holds_nobody_up_and_gets_everything() {
 }
 
 #[test]
-fn locks_need_every_copy_to_have_them() {
+fn what_is_locked_is_locked_in_every_copy_that_has_locks() {
     let clock = Arc::new(ManualClock::default());
-    let locking = |z: &str| Arc::new(MemoryStore::with_locks(z, clock.clone())) as Arc<dyn Store>;
-    let mixed = vec![locking("a"), locking("b"), Arc::new(MemoryStore::new("c")) as Arc<dyn Store>];
-    let mixed = Copies::new(mixed, 2, clock.clone()).unwrap();
     let until = clock.wall().saturating_add(Duration::from_secs(60));
+    let zones = || ["a", "b"].map(|z| Arc::new(MemoryStore::with_locks(z, clock.clone())));
+    let of = |zones: &[Arc<MemoryStore>], more: Vec<Arc<dyn Store>>| {
+        let all = zones.iter().map(|z| z.clone() as Arc<dyn Store>).chain(more).collect();
+        Copies::new(all, 2, clock.clone()).unwrap()
+    };
+    let is_locked = |z: &MemoryStore| matches!(z.delete(&name("a")), Err(StoreError::Locked { .. }));
+
+    // One that has none does not keep the others from it.
+    let locking = zones();
+    let mixed = of(&locking, vec![Arc::new(MemoryStore::new("c"))]);
     mixed.put_new(&name("a"), bytes("a")).unwrap();
-    assert!(!mixed.abilities().locks);
-    assert!(matches!(mixed.lock(&name("a"), until), Err(StoreError::Denied { .. })));
+    mixed.settle();
+    assert!(mixed.has_locks().unwrap());
+    assert!(matches!(mixed.lock(&name("a"), until), Ok(Locked::Everywhere)));
+    assert!(locking.iter().all(|z| is_locked(z)));
     assert!(mixed.health().iter().all(|h| h.reachable));
-    let all = Copies::new(vec![locking("a"), locking("b"), locking("c")], 2, clock.clone()).unwrap();
+    assert!(matches!(mixed.delete(&name("a")), Err(StoreError::Locked { .. })));
+    assert_eq!(mixed.get(&name("a"), Part::All).unwrap(), "a");
+
+    // One that does not answer is told, and locked when asked again.
+    let locking = zones();
+    let all = of(&locking, vec![Arc::new(MemoryStore::with_locks("c", clock.clone()))]);
     all.put_new(&name("a"), bytes("a")).unwrap();
     all.settle();
-    all.lock(&name("a"), until).unwrap();
-    assert!(matches!(all.delete(&name("a")), Err(StoreError::Locked { .. })));
-    assert_eq!(all.get(&name("a"), Part::All).unwrap(), "a");
+    locking[0].cut();
+    assert!(all.has_locks().unwrap());
+    let Ok(Locked::Partly(StoreError::Unreachable { .. })) = all.lock(&name("a"), until) else {
+        panic!("one copy does not answer")
+    };
+    locking[0].restore();
+    assert!(!is_locked(&locking[0].fork()) && is_locked(&locking[1]));
+    clock.advance(Duration::from_secs(60));
+    let until = until.saturating_add(Duration::from_secs(60));
+    all.health();
+    assert!(matches!(all.lock(&name("a"), until), Ok(Locked::Everywhere)));
+    assert!(is_locked(&locking[0]));
+
+    // None has any; or nobody can tell.
+    let plain = ["a", "b"].map(|z| Arc::new(MemoryStore::new(z)));
+    let none = of(&plain, vec![]);
+    none.put_new(&name("a"), bytes("a")).unwrap();
+    assert!(!none.has_locks().unwrap());
+    assert!(matches!(none.lock(&name("a"), until), Err(StoreError::Denied { .. })));
+    plain[1].cut();
+    assert!(none.has_locks().is_err());
 }
 
 /// Writers of the same names through their own eyes, while zones come and go and calls fail at random: at most one wins

@@ -1,6 +1,6 @@
 //! Object Lock: an object's version cannot be deleted by anybody before a date (compliance mode).
 
-use super::wire::Request;
+use super::wire::{Failure, Request};
 use super::{S3Store, xml};
 use crate::error::StoreError;
 use crate::id::ObjectName;
@@ -19,16 +19,16 @@ const CONTENT_MD5: HeaderName = HeaderName::from_static("content-md5");
 const RETAIN_UNTIL: HeaderName = HeaderName::from_static("x-amz-object-lock-retain-until-date");
 
 impl S3Store {
-    /// Whether the bucket locks objects; `None` where nobody answered.
-    pub(super) fn has_locks(&self) -> Option<bool> {
+    /// Whether the bucket locks objects.
+    pub(super) fn ask_for_locks(&self) -> Result<bool, Failure> {
         match self.call(&Request::new(Method::GET, "").query("object-lock", "")) {
             Ok(answer) => {
                 let found = xml::read::<xml::LockConfiguration>(&answer.body);
-                Some(found.is_ok_and(|c| c.object_lock_enabled == "Enabled"))
+                Ok(found.is_ok_and(|c| c.object_lock_enabled == "Enabled"))
             }
-            // Every service says in its own way that it has none.
-            Err(failure) if failure.status().is_some() && !failure.is_transient() => Some(false),
-            Err(_) => None,
+            // Every service says in its own way that it has none; that nobody may ask does not mean none.
+            Err(f) if f.status().is_some_and(|s| !matches!(s, 401 | 403)) && !f.is_transient() => Ok(false),
+            Err(f) => Err(f),
         }
     }
 
@@ -58,7 +58,7 @@ impl S3Store {
     }
 
     pub(super) fn lock_until(&self, name: &ObjectName, until: WallTime) -> Result<(), StoreError> {
-        if !self.abilities().locks {
+        if !self.has_locks()? {
             return Err(StoreError::Denied {
                 store: self.describe(),
                 why: "the bucket has no Object Lock: it has to be made with it".into(),

@@ -16,7 +16,7 @@ fn until(date: &str) -> WallTime {
 fn locking(server: &Server) -> S3Store {
     server.fault(1, Method::GET, "object-lock=", Act::Answer(200, LOCKING.into()));
     let store = store(server);
-    assert!(store.abilities().locks && store.abilities().locks);
+    assert!(store.has_locks().unwrap() && store.has_locks().unwrap());
     assert_eq!(server.seen(Method::GET, "object-lock="), 1, "asked once");
     store
 }
@@ -28,16 +28,18 @@ fn a_bucket_without_locks_says_so() {
     for answer in [error("ObjectLockConfigurationNotFoundError"), String::new()] {
         server.fault(1, Method::GET, "object-lock=", Act::Answer(404, answer));
     }
-    assert!(!store.abilities().locks);
+    assert!(!store.has_locks().unwrap());
     let e = store.lock(&name("a"), until("2030-01-01T00:00:00Z")).unwrap_err();
     assert!(e.to_string().contains("the bucket has no Object Lock"), "{e}");
     // Nobody answering is not remembered as "none".
     server.forget_faults();
     let unsure = super::store(&server);
     server.fault(3, Method::GET, "object-lock=", Act::Cut);
-    assert!(!unsure.abilities().locks);
+    assert!(unsure.has_locks().is_err());
+    server.fault(1, Method::GET, "object-lock=", Act::Answer(403, error("AccessDenied")));
+    assert!(unsure.has_locks().is_err(), "who may not ask does not know");
     server.fault(1, Method::GET, "object-lock=", Act::Answer(200, LOCKING.into()));
-    assert!(unsure.abilities().locks);
+    assert!(unsure.has_locks().unwrap());
 }
 
 #[test]
