@@ -273,7 +273,8 @@ impl SitePort for SiteHandle {
         self.specs.write().remove(&server);
         self.unopened.lock().remove(&server);
         let cell = self.cells.write().remove(&server);
-        if let Some(cell) = cell {
+        if let Some(cell) = &cell {
+            cell.going.store(true, Ordering::Release);
             self.sessions.cut_server(server, &No::new(RefuseCode::NotAssigned, "this server was deleted"));
             let agent = cell.spec.read().agent;
             self.push_assignments(agent);
@@ -289,6 +290,8 @@ impl SitePort for SiteHandle {
             for id in site.mounts.of_server(server) {
                 site.mounts.remove(&id);
             }
+            // What is under way ends first: it would come after.
+            let _none = cell.as_ref().map(|cell| cell.into_vault.write());
             site.forget_points(server)?;
             let dir = site.server_dir(server);
             match fs::remove_dir_all(&dir) {

@@ -130,6 +130,10 @@ pub struct ServerCell {
     pub supplied: AtomicU64,
     /// Something the journal stands on is lost: the next session has to compare everything.
     pub compare_all: AtomicBool,
+    /// Held by whoever puts something of it into the vault.
+    pub into_vault: RwLock<()>,
+    /// It is being deleted: nothing of it goes into the vault any more.
+    pub going: AtomicBool,
 }
 
 /// Where a server's state lives.
@@ -241,6 +245,8 @@ impl ServerCell {
             content: AtomicU64::new(0),
             supplied: AtomicU64::new(0),
             compare_all: AtomicBool::new(false),
+            into_vault: RwLock::default(),
+            going: AtomicBool::new(false),
         };
         (cell, queue)
     }

@@ -35,14 +35,14 @@ use bases::{Looks, Uses};
 use jobs::Jobs;
 use lifeboat_api::port::PortError;
 use lifeboat_api::types::{ErrorCode, RetentionPreset, RetentionSpec, VaultClock, VaultFinding};
-use lifeboat_base::{Clock, Entropy, Secret, ServerId, WallTime};
+use lifeboat_base::{Clock, Entropy, PointId, Secret, ServerId, WallTime};
 use lifeboat_vault::guard::{ClockGuard, GuardState};
 use lifeboat_vault::retention::{Policy, Rule};
 use lifeboat_vault::store::{Health, Store};
 use lifeboat_vault::{StoreError, Vault, VaultError, VaultOptions};
 use locks::Locks;
 use parking_lot::{Mutex, RwLock};
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::path::PathBuf;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
@@ -125,13 +125,15 @@ pub struct SiteVault {
     pub jobs: Jobs,
     pub(crate) uses: Uses,
     pub(crate) standing: Mutex<HashMap<ServerId, Standing>>,
+    /// Points of journals that could not be read when they were to be put into the vault.
+    unreadable: Mutex<HashMap<ServerId, HashSet<PointId>>>,
     /// After an error nothing is looked up for offers until then, by the monotonic clock.
     quiet_until: Mutex<Duration>,
     /// What is looked up for offers now.
     looks: Looks,
     /// The catalogue that is in the vault, without when it was written.
     written: Mutex<Option<serde_json::Value>>,
-    /// What the last look found damaged or missing.
+    /// What the last look found damaged or missing; kept on disk, too.
     findings: Mutex<Vec<VaultFinding>>,
     /// Plans that can be carried out, by the jobs that made them.
     plans: Mutex<Vec<(String, lifeboat_vault::prune::PrunePlan)>>,
@@ -201,6 +203,7 @@ impl SiteVault {
     ) -> Self {
         let phase = if settings.is_some() { Phase::Opening { done: 0, total: 0 } } else { Phase::Off };
         let (scrub, locks) = (Self::load_scrub(&dir), Locks::load(&dir));
+        let findings = Self::load_findings(&dir);
         Self {
             settings,
             dir,
@@ -211,10 +214,11 @@ impl SiteVault {
             guard: OnceLock::new(),
             uses: Uses::default(),
             standing: Mutex::default(),
+            unreadable: Mutex::default(),
             quiet_until: Mutex::default(),
             looks: Looks::default(),
             written: Mutex::default(),
-            findings: Mutex::default(),
+            findings: Mutex::new(findings),
             plans: Mutex::default(),
             scrub: Mutex::new(scrub),
             copies: Mutex::default(),

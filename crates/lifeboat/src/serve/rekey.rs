@@ -10,7 +10,6 @@ use crate::failure::{Failure, Outcome};
 use crate::out::{Out, confirm};
 use crate::serve::attach::blocking;
 use lifeboat_base::{Entropy, Secret, SystemClock, SystemEntropy};
-use lifeboat_vault::{StoreError, VaultError};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -72,11 +71,8 @@ fn replace_in(config: &VaultConfig, dir: &Path, entropy: &Arc<dyn Entropy>) -> O
     let open = lifeboat_vault::Vault::open(options, Arc::new(SystemClock), Arc::clone(entropy))?;
     let generation = open.rotate_key(&Secret(*new))?;
     keys::finish_next(dir)?;
-    let left = match open.drop_old_keys() {
-        Ok(()) => None,
-        Err(e @ VaultError::Store(StoreError::Locked { .. })) => Some(e.to_string()),
-        Err(e) => return Err(e.into()),
-    };
+    // The new key is in force: whatever goes wrong from here on, the old kits open nothing, and people have to be told.
+    let left = open.drop_old_keys().err().map(|e| e.to_string());
     Ok(Replaced { vault: open.id().to_string(), generation, left })
 }
 

@@ -12,6 +12,7 @@ use lifeboat_base::point::PointSpec;
 use lifeboat_base::{PointId, ServerId};
 use lifeboat_vault::{Hold, Owner, Snapshot, Vault};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 /// Longest lock, in seconds: 100 years.
@@ -90,7 +91,11 @@ impl Site {
         let cell = self.cell_of(server)?;
         let spec = cell.spec.read().clone();
         let info = cell.reader.resolve(&PointSpec::Id(point)).map_err(|e| errors::point(&e))?;
-        let pace = self.tier_pace();
+        let _putting = cell.into_vault.read();
+        if cell.going.load(Ordering::Acquire) {
+            return Err(PortError::new(ErrorCode::NotFound, "this server is being deleted"));
+        }
+        let pace = self.tier_pace(&cell);
         let tier = Tier { vault, server, reader: &cell.reader, pace: &pace };
         let now = self.vault.now();
         let made = if self.vault.clock_report().is_some() { now } else { info.site_time.min(now) };

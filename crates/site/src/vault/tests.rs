@@ -1,6 +1,8 @@
 //! The site with a vault: agents that speak the protocol, a store that may be away.
 #![allow(clippy::unwrap_used)]
 
+mod bad_days;
+
 use super::*;
 use crate::port::SiteHandle;
 use crate::testing::*;
@@ -453,7 +455,7 @@ async fn a_point_that_is_there_twice_is_the_one_that_is_held() {
     let (spec, _, _wire, point) = filled(&v, "web-1", &[1]).await;
     let vault = v.site().vault.open().unwrap();
     let cell = v.site().cell(spec.id).unwrap();
-    let pace = v.site().tier_pace();
+    let pace = v.site().tier_pace(&cell);
     let tier = Tier { vault: &vault, server: spec.id, reader: &cell.reader, pace: &pace };
     let info = cell.reader.resolve(&lifeboat_base::point::PointSpec::Id(point)).unwrap();
     let made: Vec<_> =

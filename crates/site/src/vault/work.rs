@@ -44,6 +44,7 @@ const SCRUB_EVERY: Duration = Duration::from_secs(7 * 24 * 3600);
 /// How long after a try by schedule the next one is.
 const AGAIN: Duration = Duration::from_secs(1800);
 const SCRUB_FILE: &str = "vault-scrub.json";
+const FINDINGS_FILE: &str = "vault-findings.json";
 
 /// Where the scrub is.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -199,7 +200,7 @@ impl Site {
         self.vault.jobs.start(("check", &subject), apart("check"), move |control| {
             let report = site.with_check(&vault, control, read_percent, |c| c.run())?;
             let report = site.check_report(&report);
-            *site.vault.findings.lock() = report.findings.clone();
+            site.vault.set_findings(report.findings.clone());
             Ok(VaultJobResult::Check(report))
         })
     }
@@ -235,7 +236,7 @@ impl Site {
             let report = mending.run().map_err(|e| vault_error(&e))?;
             site.ask_sources(&report.left);
             let (left, _) = site.findings(&report.left, report.more);
-            *site.vault.findings.lock() = left.clone();
+            site.vault.set_findings(left.clone());
             Ok(VaultJobResult::Repair(VaultRepairReport {
                 copied: report.copied + report.rewritten,
                 copied_bytes: report.copied_bytes,
@@ -372,34 +373,41 @@ impl Site {
             let rate = side.settings().map_or(0, |s| s.scrub_rate);
             let position = side.scrub.lock().position.as_deref().and_then(PackId::parse);
             let mut scrub = Scrub::begin(&vault, position, rate).map_err(|e| vault_error(&e))?;
-            let (mut packs, mut bytes) = (0, 0);
+            let (mut packs, mut bytes, mut found, mut last) = (0, 0, false, None);
             control.step("reading packs back");
-            while let Some(step) = scrub.step().map_err(|e| vault_error(&e))? {
+            let read = loop {
+                let step = match scrub.step() {
+                    Ok(Some(step)) => step,
+                    Ok(None) => break Ok(()),
+                    Err(e) => break Err(vault_error(&e)),
+                };
                 (packs, bytes) = (packs + 1, bytes + step.bytes);
-                {
-                    let mut state = side.scrub.lock();
-                    (state.position, state.percent) = (Some(step.position.to_string()), step.percent);
+                found |= step.finding.is_some();
+                last = Some((Some(step.position.to_string()), step.percent));
+                // What is found is told at the end: a process that dies before that begins before it again.
+                if !found {
+                    side.scrub_is_at(last.clone());
                 }
-                side.save_scrub();
                 control.progress(u64::from(step.percent), 100, "%");
                 if control.cancelled() {
-                    break;
+                    break Err(PortError::new(
+                        ErrorCode::Conflict,
+                        "the scrub was ended; the next goes on from here",
+                    ));
                 }
                 if let Some(runtime) = &runtime {
                     runtime.block_on(tokio::time::sleep(step.wait));
                 }
-            }
+            };
             let watch = watcher(control);
             let report = scrub.findings(&Trees, &watch).map_err(|e| vault_error(&e))?;
             let mut report = site.check_report(&report);
             (report.packs_read, report.bytes_read) = (packs, bytes);
             side.add_findings(&report.findings);
-            if control.cancelled() {
-                return Err(PortError::new(
-                    ErrorCode::Conflict,
-                    "the scrub was ended; the next goes on from here",
-                ));
+            if read.is_err() {
+                side.scrub_is_at(last);
             }
+            read?;
             {
                 let mut state = side.scrub.lock();
                 *state =
@@ -413,7 +421,8 @@ impl Site {
     /// Starts what is due by schedule. What failed is tried again after a while.
     pub(crate) fn start_due(self: &Arc<Self>) {
         let (state, now) = (self.vault.scrub.lock().clone(), self.vault.now());
-        let over = |last: Option<WallTime>, every| last.is_none_or(|l| now.since(l) >= every);
+        // What was done in the future was done by a clock that was wrong.
+        let over = |last: Option<WallTime>, every| last.is_none_or(|l| l > now || now.since(l) >= every);
         let at = self.clock.monotonic();
         let mut tried = self.vault.tried.lock();
         let rested = |kind: &str, tried: &HashMap<&str, Duration>| {
@@ -479,6 +488,15 @@ impl SiteVault {
         text.and_then(|t| serde_json::from_slice(&t).ok()).unwrap_or_default()
     }
 
+    /// The pack read last, and the percentage.
+    fn scrub_is_at(&self, at: Option<(Option<String>, u8)>) {
+        if let Some((position, percent)) = at {
+            let mut state = self.scrub.lock();
+            (state.position, state.percent) = (position, percent);
+        }
+        self.save_scrub();
+    }
+
     /// Losing it only reads something again.
     fn save_scrub(&self) {
         let state = self.scrub.lock().clone();
@@ -493,5 +511,25 @@ impl SiteVault {
         findings.retain(|f| !new.iter().any(|n| n.object == f.object));
         findings.extend_from_slice(new);
         findings.truncate(MOST_FINDINGS);
+        self.save_findings(&findings);
+    }
+
+    fn set_findings(&self, new: Vec<VaultFinding>) {
+        let mut findings = self.findings.lock();
+        *findings = new;
+        self.save_findings(&findings);
+    }
+
+    pub(crate) fn load_findings(dir: &std::path::Path) -> Vec<VaultFinding> {
+        let text = std::fs::read(dir.join(FINDINGS_FILE)).ok();
+        text.and_then(|t| serde_json::from_slice(&t).ok()).unwrap_or_default()
+    }
+
+    /// What is lost with it is found again by the next round that reads it.
+    fn save_findings(&self, findings: &[VaultFinding]) {
+        let text = serde_json::to_vec(findings).map_err(std::io::Error::from);
+        if let Err(e) = text.and_then(|text| replace(&self.dir, FINDINGS_FILE, &text)) {
+            tracing::warn!("{}: {e}", self.dir.join(FINDINGS_FILE).display());
+        }
     }
 }

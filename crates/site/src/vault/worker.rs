@@ -8,11 +8,13 @@ use super::{SiteVault, Standing, Tier, TierError, policy};
 use crate::Site;
 use crate::server::{Beyond, Finder, ServerCell};
 use lifeboat_api::port::ServerSpec;
-use lifeboat_base::{PointId, Seq, WallTime, format_bytes};
+use lifeboat_base::{PointId, Seq, ServerId, WallTime, format_bytes};
+use lifeboat_block::BlockError;
 use lifeboat_journal::{Elsewhere, PointInfo, PointQuery};
 use lifeboat_vault::{Owner, Snapshot, StoreError, VaultError};
 use std::collections::HashSet;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 /// How often servers are looked at that had nothing to do.
@@ -116,6 +118,10 @@ impl Site {
 
     /// One step for one server. Blocks.
     pub(crate) fn tier_cell(&self, cell: &ServerCell) -> bool {
+        let _putting = cell.into_vault.read();
+        if cell.going.load(Ordering::Acquire) {
+            return false;
+        }
         let spec = cell.spec.read().clone();
         let step = self.tier_unless_away(cell, &spec);
         let now = self.clock.monotonic();
@@ -200,11 +206,13 @@ impl Site {
             source: std::io::Error::other(e.to_string()),
         };
         let vault = self.vault.open().map_err(unavailable)?;
-        let pace = self.tier_pace();
+        let pace = self.tier_pace(cell);
         let tier = Tier { vault: &vault, server: spec.id, reader: &cell.reader, pace: &pace };
-        let mut did = self.make_due(&tier, spec)?;
-        // A run's point must outlive a restart of this process, which a mount's hold on it does not.
-        if !self.carries_run(spec.id) {
+        let mut did = self.make_due(&tier, cell, spec)?;
+        // The base stays behind what rules still ask for, as long as there is room for that. A run's point must outlive a
+        // restart of this process, which a mount's hold on it does not.
+        let waits = did && cell.reader.usage().bytes <= spec.window.bytes;
+        if !waits && !self.carries_run(spec.id) {
             did |= self.move_on(&tier, cell, spec)?;
             cell.keeper.drop_points(MANY_POINTS)?;
         }
@@ -215,8 +223,8 @@ impl Site {
         Ok(did)
     }
 
-    /// Waits as long as the settings ask for after so many bytes; `false` when the site goes down.
-    pub(super) fn tier_pace(&self) -> impl Fn(u64) -> bool + use<> {
+    /// Waits as long as the settings ask for after so many bytes; `false` when the site or the server goes.
+    pub(super) fn tier_pace<'a>(&self, cell: &'a ServerCell) -> impl Fn(u64) -> bool + use<'a> {
         let rate = self.vault.settings().map_or(0, |s| s.tier_rate);
         let runtime = tokio::runtime::Handle::try_current().ok().filter(|_| rate > 0);
         let stop = self.shutdown.subscribe();
@@ -224,12 +232,13 @@ impl Site {
             if let Some(runtime) = &runtime {
                 runtime.block_on(tokio::time::sleep(Duration::from_secs_f64(bytes as f64 / rate as f64)));
             }
-            !*stop.borrow()
+            !*stop.borrow() && !cell.going.load(Ordering::Acquire)
         }
     }
 
-    /// Makes the oldest point that rules ask for and that is not in the vault.
-    fn make_due(&self, tier: &Tier<'_>, spec: &ServerSpec) -> Result<bool, TierError> {
+    /// Makes the oldest point that rules ask for and that is not in the vault. Where one cannot be read, the next of its
+    /// period takes its place.
+    fn make_due(&self, tier: &Tier<'_>, cell: &ServerCell, spec: &ServerSpec) -> Result<bool, TierError> {
         let policy = policy(&spec.retention).map_err(|e| VaultError::Invalid(e.to_string()))?;
         let there = tier.vault.snapshots_of(&Owner::Server(spec.id));
         let made: Vec<WallTime> = there.iter().map(|s| s.body.site_time).collect();
@@ -238,20 +247,40 @@ impl Site {
             return Ok(false);
         }
         let known: HashSet<PointId> = there.iter().filter_map(|s| s.body.point).collect();
-        let (points, times) = self.candidates(tier, now);
+        let (points, times) = self.candidates(tier, spec.id, now);
         let Some(first) =
             policy.choose(&made, &times, now).into_iter().find(|n| !known.contains(&points[*n].id))
         else {
             return Ok(false);
         };
-        self.put_point(tier, spec, &points[first], times[first])?;
+        let point = &points[first];
+        match self.put_point(tier, spec, point, times[first]) {
+            Ok(_) => {}
+            Err(e @ (TierError::Content(BlockError::Corrupt(_)) | TierError::Point(_))) => {
+                let text =
+                    format!("point {} cannot go into the vault, and another takes its place: {e}", point.id);
+                self.trouble(cell, text);
+                self.vault.unreadable.lock().entry(spec.id).or_default().insert(point.id);
+            }
+            Err(e) => return Err(e),
+        }
         Ok(true)
     }
 
-    /// Points of the journal, oldest first, and when each came by the guarded time.
-    fn candidates(&self, tier: &Tier<'_>, now: WallTime) -> (Vec<PointInfo>, Vec<WallTime>) {
+    /// Points of the journal that can be read, oldest first, and when each came by the guarded time.
+    fn candidates(
+        &self,
+        tier: &Tier<'_>,
+        server: ServerId,
+        now: WallTime,
+    ) -> (Vec<PointInfo>, Vec<WallTime>) {
         let query = PointQuery { limit: CANDIDATES, ..PointQuery::default() };
         let mut points = tier.reader.points(&query);
+        if let Some(unreadable) = self.vault.unreadable.lock().get_mut(&server) {
+            let there: HashSet<PointId> = points.iter().map(|p| p.id).collect();
+            unreadable.retain(|id| there.contains(id));
+            points.retain(|p| !unreadable.contains(&p.id));
+        }
         if self.vault.clock_report().is_some() {
             // What the machine's clock said of earlier ones is not to be believed.
             points.truncate(1);

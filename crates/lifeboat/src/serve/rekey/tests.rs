@@ -72,3 +72,24 @@ fn a_replacement_that_was_cut_off_goes_on() {
         assert!(site.open(&site.key()).is_ok(), "step {step}");
     }
 }
+
+/// The new key is in force though what the old one opens could not be deleted everywhere: that is told as what is left,
+/// not as a failure.
+#[test]
+fn a_copy_that_is_away_keeps_a_key_from_nothing_but_its_old_list() {
+    let mut site = site();
+    let other = |n: &str| {
+        let place = crate::args::vault::PlaceArgs::default();
+        super::super::config::vault::Place::new(&format!("copy-{n}"), &place)
+    };
+    std::fs::remove_dir_all(site.dir.path().join(&site.config.location)).unwrap();
+    site.config.copies = vec![other("b"), other("c")];
+    let key = site.key();
+    vault::create(&site.config, site.dir.path(), &key, &SystemClock, &site.entropy).unwrap();
+    let copy = site.dir.path().join("copy-c");
+    std::fs::rename(&copy, site.dir.path().join("away")).unwrap();
+    let done = replace_in(&site.config, site.dir.path(), &site.entropy).unwrap();
+    assert!(done.left.is_some());
+    assert!(site.open(&key).is_err(), "the old key opens nothing");
+    assert!(site.open(&site.key()).is_ok());
+}
