@@ -77,17 +77,29 @@ impl Keeping for Rules<'_> {
     }
 
     fn special(&self, snapshot: &Snapshot) -> Special {
+        // Asked now: it may have been opened since the plan was made.
+        let read = self.used.contains(&snapshot.id)
+            || self.site.vault.uses.all().contains(&snapshot.id)
+            || self.site.backups.in_use().contains(&snapshot.id);
         match &snapshot.owner {
-            Owner::Base(_) => Special::Keep("a journal stands on it".into()),
-            // Asked now: it may have been opened since the plan was made.
-            _ if self.used.contains(&snapshot.id)
-                || self.site.vault.uses.all().contains(&snapshot.id)
-                || self.site.backups.in_use().contains(&snapshot.id) =>
-            {
-                Special::Keep("it is being read".into())
+            Owner::Base(server) if !read && self.is_left_over(*server, snapshot) => {
+                Special::Forget("the journal that stood on it is lost, and its server has another".into())
             }
+            Owner::Base(_) => Special::Keep("a journal stands on it".into()),
+            _ if read => Special::Keep("it is being read".into()),
             _ => Special::No,
         }
+    }
+}
+
+impl Rules<'_> {
+    /// Whether a base is of a journal before this site's own, which has come so far that it stands on one itself: the
+    /// journal's directory was lost, or the site that had it.
+    fn is_left_over(&self, server: ServerId, base: &Snapshot) -> bool {
+        self.site.cell(server).is_some_and(|cell| {
+            let reader = &cell.reader;
+            reader.is_sure() && reader.base().is_some() && base.body.details != reader.id()
+        })
     }
 }
 

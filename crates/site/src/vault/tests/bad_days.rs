@@ -256,3 +256,55 @@ async fn work_done_in_the_future_is_done_again_now() {
     let kinds: Vec<String> = VaultPort::jobs(v.site()).into_iter().map(|j| j.kind).collect();
     assert!(kinds.contains(&"prune".to_string()) && kinds.contains(&"scrub".to_string()), "{kinds:?}");
 }
+
+/// A journal's directory is lost: what it stood on goes with the first prune after the new journal stands on its own.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_base_of_a_lost_journal_goes() {
+    let mut v = Vaulted::new();
+    let (spec, agent, wire, _) = filled(&v, "web-1", &[1, 2]).await;
+    let bases = |v: &Vaulted| {
+        let vault = v.site().vault.open().unwrap();
+        vault.snapshots_of(&Owner::Base(spec.id)).into_iter().map(|s| s.id).collect::<Vec<_>>()
+    };
+    let stands = async |v: &Vaulted, wire: &mut Wire| {
+        for _ in 0..2 {
+            v.w.clock.advance(Duration::from_secs(90));
+            let last = wire.send(now(v), &[barrier()]).await;
+            wire.acked(last).await;
+        }
+        v.tier().await;
+    };
+    drop(wire);
+    v.restart(&[&spec], true).await;
+    let mut wire = Wire::hello(v.site(), agent, spec.id, (1, 1), &[]).await.ok().unwrap();
+    stands(&v, &mut wire).await;
+    drop(wire);
+    let old = bases(&v);
+    assert_eq!(old.len(), 1);
+    v.w.site.shutdown().await;
+    std::fs::remove_dir_all(v.site().server_dir(spec.id).join("journal")).unwrap();
+    v.restart(&[&spec], true).await;
+    let prune = async |v: &Vaulted| {
+        v.job(VaultJobRequest::PrunePlan).await;
+        let plan = VaultPort::jobs(v.site())[0].id.clone();
+        let VaultJobResult::Prune(done) = v.job(VaultJobRequest::Prune { plan }).await else {
+            panic!("a report")
+        };
+        done.forgotten
+    };
+    let mut wire = Wire::hello(v.site(), agent, spec.id, (7, 1), &[]).await.ok().unwrap();
+    let last = wire.send(now(&v), &[announce(), bytes(0, &block(3)), barrier()]).await;
+    wire.acked(last).await;
+    assert_eq!(prune(&v).await, 0, "nobody knows yet that it is lost for good");
+    assert_eq!(bases(&v), old);
+    drop(wire);
+    v.restart(&[&spec], true).await;
+    let mut wire = Wire::hello(v.site(), agent, spec.id, (7, 1), &[]).await.ok().unwrap();
+    stands(&v, &mut wire).await;
+    assert_eq!(bases(&v).len(), 2);
+    prune(&v).await;
+    let left = bases(&v);
+    assert!(left.len() == 1 && left != old, "{left:?}");
+    let newest = v.points(&spec).await[0].id;
+    assert!(v.content(&spec, newest)[..BLOCK] == block(3)[..]);
+}
