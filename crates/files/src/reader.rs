@@ -92,7 +92,7 @@ impl<'a> Tree<'a> {
     pub fn content(&self, hash: &Hash, len: u64) -> Result<Bytes, FilesError> {
         let bytes = self.source.get(BlobKind::File, hash)?;
         if bytes.len() as u64 != len {
-            return Err(TreeError::Rule("a piece is not as long as its file says").into());
+            return Err(tree::WRONG_LENGTH.into());
         }
         Ok(bytes)
     }

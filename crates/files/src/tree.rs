@@ -64,6 +64,9 @@ pub enum TreeError {
     Rule(&'static str),
 }
 
+/// Content is of another length than a file says.
+pub(crate) const WRONG_LENGTH: TreeError = TreeError::Rule("a piece is not as long as its file says");
+
 /// Seconds and nanoseconds since 1970.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Time {
