@@ -72,6 +72,8 @@ enum Link {
         parent: Vec<u8>,
         name: Vec<u8>,
         id: (u64, u64),
+        /// What it was restored as: see [`Entry::likeness`].
+        like: Hash,
     },
 }
 
@@ -277,7 +279,10 @@ impl Restore<'_> {
             while matches!(links.get(&link), Some(Link::UnderWay)) {
                 self.linked.wait(&mut links);
             }
-            if let Some(Link::There { parent, name, id }) = links.get(&link) {
+            // A file that changed while its names were read is more than one, and so is a number that was given away again.
+            if let Some(Link::There { parent, name, id, like }) = links.get(&link)
+                && *like == entry.likeness()
+            {
                 let made = self.link(folder, &entry.name, parent, name, *id);
                 drop(links);
                 match made {

@@ -162,6 +162,12 @@ impl Entry {
         (self.origin.links > 1).then_some((self.origin.device, self.origin.inode))
     }
 
+    /// Equal for entries that differ in name and origin only.
+    pub(crate) fn likeness(&self) -> Hash {
+        let bare = Self { name: Vec::new(), origin: Origin::default(), ..self.clone() };
+        blake3::hash(&wire::Entry::from(&bare).encode_to_vec())
+    }
+
     /// Bytes of content.
     pub fn size(&self) -> u64 {
         match &self.kind {

@@ -8,6 +8,27 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt, symlink};
 use std::path::Path;
 
+/// A file of one piece, and what it holds.
+fn file(name: &str, content: &[u8], blobs: &MemoryBlobs) -> Entry {
+    let hash = blobs.add(BlobKind::File, bytes::Bytes::copy_from_slice(content));
+    let len = content.len() as u64;
+    let pieces = vec![Piece { hash: Some(hash), len }];
+    Entry {
+        name: name.into(),
+        kind: EntryKind::File(Content { size: len, depth: 0, pieces }),
+        meta: Meta { mode: 0o640, ..Meta::default() },
+        origin: Origin::default(),
+    }
+}
+
+/// An access control list as setfacl writes it.
+fn acl(entries: &[(u16, u16, u32)]) -> Vec<u8> {
+    let entry = |(tag, bits, id): &(u16, u16, u32)| {
+        [&tag.to_le_bytes()[..], &bits.to_le_bytes(), &id.to_le_bytes()].concat()
+    };
+    [2u32.to_le_bytes().to_vec(), entries.iter().flat_map(entry).collect()].concat()
+}
+
 fn is_root() -> bool {
     rustix::process::geteuid().is_root()
 }
@@ -50,16 +71,10 @@ fn one_of_everything(root: &Path) {
             "security.capability",
             &[1, 0, 0, 2, 0, 32, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0],
         );
-        // user::rw-, user:1:r--, group::r--, mask::r--, other::---, as setfacl writes it.
-        let acl: Vec<u8> =
-            [(1u16, 6u16, u32::MAX), (2, 4, 1), (4, 4, u32::MAX), (16, 4, u32::MAX), (32, 0, u32::MAX)]
-                .iter()
-                .flat_map(|(tag, bits, id)| {
-                    [&tag.to_le_bytes()[..], &bits.to_le_bytes(), &id.to_le_bytes()].concat()
-                })
-                .collect();
-        set(b"sparse", "system.posix_acl_access", &[&2u32.to_le_bytes()[..], &acl].concat());
-        set(b"sub", "system.posix_acl_default", &[&2u32.to_le_bytes()[..], &acl].concat());
+        // user::rw-, user:1:r--, group::r--, mask::r--, other::---
+        let acl = acl(&[(1, 6, u32::MAX), (2, 4, 1), (4, 4, u32::MAX), (16, 4, u32::MAX), (32, 0, u32::MAX)]);
+        set(b"sparse", "system.posix_acl_access", &acl);
+        set(b"sub", "system.posix_acl_default", &acl);
     }
     for (n, name) in ["plain", "sub/link", "sub/empty", "sub"].iter().enumerate() {
         let t = rustix::fs::Timespec { tv_sec: 1_000_000_000 + n as i64, tv_nsec: 123_456_789 };
@@ -290,6 +305,27 @@ fn verify_finds_what_is_not_as_it_should_be() {
     assert_eq!(again.verified, 1, "{:?}", again.problems);
     let rot = again.problems.0.iter().find(|p| p.contains("is not what the backup holds")).unwrap();
     assert!(rot.contains("/a: ") && rot.contains("its content differs at"), "{rot}");
+}
+
+/// The file changed while its two names were read, or its number was given to another one: what differs is no link.
+#[test]
+fn names_of_one_file_with_different_content_are_files_of_their_own() {
+    let target = tempfile::tempdir().unwrap();
+    let blobs = MemoryBlobs::default();
+    let origin = Origin { inode: 7, device: 8, links: 2, ..Origin::default() };
+    let of = |name, content: &[u8]| Entry { origin, ..file(name, content, &blobs) };
+    let mut other = of("d", b"second");
+    other.meta.mode = 0o600;
+    let entries = [of("a", b"first"), of("b", b"second"), of("c", b"second"), other];
+    let root = Directory::store(&entries, &blobs).unwrap();
+    let restored = bring_back(root, &blobs, &RestoreOptions { verify: false, ..to(target.path()) });
+    assert_eq!((restored.files, restored.problems.1), (4, 0), "{:?}", restored.problems);
+    for (name, content) in [("a", "first"), ("b", "second"), ("c", "second"), ("d", "second")] {
+        assert_eq!(fs::read_to_string(target.path().join(name)).unwrap(), content, "{name}");
+    }
+    let stat = |name: &str| fs::metadata(target.path().join(name)).unwrap();
+    assert_eq!(stat("b").ino(), stat("c").ino(), "what is equal is one file");
+    assert_eq!(stat("d").mode() & 0o777, 0o600);
 }
 
 /// Content counts most: an attribute that cannot be set is named, and the file is there.

@@ -52,7 +52,7 @@ impl Restore<'_> {
         match made {
             Some(id) => {
                 let (parent, name) = (folder.path.clone(), entry.name.clone());
-                links.insert(link, Link::There { parent, name, id: *id });
+                links.insert(link, Link::There { parent, name, id: *id, like: entry.likeness() });
             }
             None => drop(links.remove(&link)),
         }
