@@ -26,7 +26,7 @@ use parking_lot::{Condvar, Mutex};
 use rustix::fd::{AsFd, OwnedFd};
 use rustix::fs::{AtFlags, FileType, Mode, mkdirat, unlinkat};
 use rustix::io::Errno;
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -92,6 +92,8 @@ struct Restore<'a> {
     linked: Condvar,
     /// Owners cannot be set by this user; said once.
     not_root: AtomicBool,
+    /// Names of attributes that could not be made what they were.
+    stubborn: Mutex<HashSet<Vec<u8>>>,
 }
 
 /// Restores; single paths that cannot be brought back are in the report.
@@ -128,6 +130,7 @@ pub fn restore(tree: Tree<'_>, options: &RestoreOptions, monitor: &Monitor) -> R
         links: Mutex::default(),
         linked: Condvar::new(),
         not_root: AtomicBool::new(!rustix::process::geteuid().is_root()),
+        stubborn: Mutex::default(),
     };
     let (jobs, queue) = sync_channel::<Job>(QUEUE);
     let queue = Mutex::new(queue);

@@ -328,6 +328,63 @@ fn names_of_one_file_with_different_content_are_files_of_their_own() {
     assert_eq!(stat("d").mode() & 0o777, 0o600);
 }
 
+/// What the target gives to everything made in it is not what the backup holds.
+#[test]
+fn a_default_acl_of_the_target_does_not_stay_on_what_is_restored() {
+    let target = tempfile::tempdir().unwrap();
+    let fd = sys::open_root(target.path()).unwrap();
+    // user::rwx, user:1:rwx, group::rwx, mask::rwx, other::r-x
+    let value = acl(&[(1, 7, u32::MAX), (2, 7, 1), (4, 7, u32::MAX), (16, 7, u32::MAX), (32, 5, u32::MAX)]);
+    let xattr = crate::tree::Xattr { name: b"system.posix_acl_default".to_vec(), value };
+    sys::set_xattr(sys::On::File(fd.as_fd()), &xattr).unwrap();
+    let blobs = MemoryBlobs::default();
+    let fifo = Entry { name: b"fifo".to_vec(), kind: EntryKind::Fifo, ..file("", b"", &blobs) };
+    let root = Directory::store(&[fifo, file("file", b"content", &blobs)], &blobs).unwrap();
+    let restored = bring_back(root, &blobs, &to(target.path()));
+    assert_eq!((restored.verified, restored.problems.1), (2, 0), "{:?}", restored.problems);
+    for name in ["fifo", "file"] {
+        let (left, _) = sys::xattrs(sys::On::Name(fd.as_fd(), name.as_bytes())).unwrap();
+        assert_eq!(left, [], "{name}");
+        let mode = fs::metadata(target.path().join(name)).unwrap().mode();
+        assert_eq!(mode & 0o7777, 0o640, "{name}");
+    }
+}
+
+/// Attributes and owners count as much as permissions.
+#[test]
+fn verify_finds_attributes_and_owners_that_differ() {
+    let target = tempfile::tempdir().unwrap();
+    let blobs = MemoryBlobs::default();
+    let xattr = |value: &[u8]| crate::tree::Xattr { name: b"user.note".to_vec(), value: value.to_vec() };
+    let noted = |name, value| {
+        let mut entry = file(name, b"x", &blobs);
+        entry.meta.xattrs.push(xattr(value));
+        entry
+    };
+    let entries = [noted("changed", b"1"), file("more", b"x", &blobs), file("owner", b"x", &blobs)];
+    let root = Directory::store(&entries, &blobs).unwrap();
+    let restored = bring_back(root, &blobs, &to(target.path()));
+    let all = if is_root() { 3 } else { 2 };
+    assert_eq!((restored.verified, restored.problems.1), (3, 0), "{:?}", restored.problems);
+    let fd = sys::open_root(target.path()).unwrap();
+    for name in [&b"changed"[..], b"more"] {
+        sys::set_xattr(sys::On::Name(fd.as_fd(), name), &xattr(b"2")).unwrap();
+    }
+    if is_root() {
+        std::os::unix::fs::chown(target.path().join("owner"), Some(12), None).unwrap();
+        fs::set_permissions(target.path().join("owner"), fs::Permissions::from_mode(0o640)).unwrap();
+    }
+    let again = bring_back(root, &blobs, &to(target.path()));
+    let mut found: Vec<_> = again.problems.0.iter().filter(|p| p.contains("is not what")).cloned().collect();
+    found.sort();
+    assert_eq!(found.len(), all, "{found:?}");
+    assert_eq!(found[0], "/changed: is not what the backup holds: its attribute user.note differs");
+    assert_eq!(found[1], "/more: is not what the backup holds: it has the attribute user.note");
+    if is_root() {
+        assert_eq!(found[2], "/owner: is not what the backup holds: its owner differs");
+    }
+}
+
 /// Content counts most: an attribute that cannot be set is named, and the file is there.
 #[test]
 fn what_cannot_be_set_is_named_and_the_file_is_there() {
