@@ -21,7 +21,7 @@ use crate::exclude::Exclude;
 use crate::reader::Tree;
 use crate::report::{Monitor, Problems};
 use crate::sys::{self, On};
-use crate::tree::{Content, Directory, Entry, EntryKind, MAX_LEVELS, Meta, Origin, Time};
+use crate::tree::{Content, Directory, Entry, EntryKind, MAX_LEVELS, MAX_NAME, Meta, Origin, Time};
 use crate::wanted::Wanted;
 use crate::{FilesError, show};
 use node::Node;
@@ -88,19 +88,33 @@ fn given(options: &WalkOptions, problems: &Problems) -> Result<Vec<Vec<u8>>, Fil
     if options.paths.is_empty() || options.paths.len() > MAX_PATHS {
         return Err(FilesError::Invalid(format!("a backup has 1 to {MAX_PATHS} paths")));
     }
-    let (mut there, mut first) = (Vec::new(), None);
+    let (mut there, mut first, mut links) = (Vec::new(), None, Vec::new());
     for path in &options.paths {
         match rustix::fs::lstat(path.as_path()) {
-            Ok(_) => there.push(resolved(path)?.into_os_string().into_vec()),
+            Ok(stat) => {
+                there.push(resolved(path)?);
+                if FileType::from_raw_mode(stat.st_mode) == FileType::Symlink {
+                    links.push(path);
+                }
+            }
             Err(e) => {
                 first.get_or_insert_with(|| format!("{}: {e}", path.display()));
                 problems.add(path.as_os_str().as_bytes(), e);
             }
         }
     }
+    for link in links {
+        let only = "only this symbolic link is kept";
+        let why = match std::fs::canonicalize(link) {
+            Ok(to) if there.iter().any(|t| to.starts_with(t)) => continue,
+            Ok(to) => format!("{only}; give {} for what it leads to", to.display()),
+            Err(_) => format!("{only}; what it leads to is not there"),
+        };
+        problems.add(link.as_os_str().as_bytes(), why);
+    }
     match first {
         Some(why) if there.is_empty() => Err(FilesError::Invalid(format!("nothing to back up: {why}"))),
-        _ => Ok(there),
+        _ => Ok(there.into_iter().map(|path| path.into_os_string().into_vec()).collect()),
     }
 }
 
@@ -221,7 +235,7 @@ impl Walk<'_> {
     fn directory(&self, node: &Arc<Node>, here: Here<'_>, jobs: &SyncSender<Job>) {
         let names = match here.wanted {
             Some(wanted) => Ok(wanted.children.keys().cloned().collect()),
-            None => sys::names(&node.fd),
+            None => sys::names(&node.fd, &mut |name, directory| self.odd(&node.path_of(name), directory)),
         };
         let names = names.unwrap_or_else(|e| {
             self.problems.add(&node.path, format!("cannot be listed: {e}"));
@@ -237,6 +251,13 @@ impl Walk<'_> {
             self.entry(node, slot, name, earlier, here, jobs);
         }
         self.release(node);
+    }
+
+    /// A name that only other systems have.
+    fn odd(&self, path: &[u8], directory: bool) {
+        if !self.options.exclude.matches(path, directory) {
+            self.problems.add(path, format!("is left out: its name is longer than {MAX_NAME} bytes"));
+        }
     }
 
     /// What the directory held in the previous tree; nothing when that cannot be read: then all is read anew.
@@ -369,6 +390,10 @@ impl Walk<'_> {
         // At the end of a given path its own file system counts, not the one it is mounted in.
         let wanted = here.wanted.and_then(|w| w.children.get(&name)).filter(|w| !w.whole);
         let given = here.wanted.is_some();
+        if kernels && given {
+            let why = "is left out: what is there is the kernel's own and cannot be brought back";
+            self.problems.add(&child.path, why);
+        }
         if kernels || (mounted && self.options.one_file_system && !given) {
             return self.release(&child);
         }

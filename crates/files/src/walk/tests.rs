@@ -1,6 +1,8 @@
 use super::*;
 use crate::blob::{BlobError, MemoryBlobs};
+use crate::fuse::Detached;
 use crate::testing::{Hook, at, back_up, noise, options};
+use fuser::{FileAttr, FileHandle, Filesystem, INodeNo, ReplyAttr, ReplyDirectory, Request};
 use std::fs;
 use std::os::unix::fs::symlink;
 use std::sync::atomic::AtomicBool;
@@ -64,8 +66,105 @@ fn patterns_links_and_paths() {
     let at = |p: &str| tree.at(root.join(p).as_os_str().as_encoded_bytes());
     assert!(matches!(at("a/etc").unwrap().kind, EntryKind::Symlink(t) if t == b"/etc"));
     assert!(at("a/1").is_ok() && at("a/2").is_err() && at("a/b/large").is_err());
-    assert_eq!(walked.problems.1, 1);
+    assert_eq!(walked.problems.1, 2);
     assert!(walked.problems.0[0].contains("missing: No such file or directory"), "{:?}", walked.problems);
+    assert!(
+        walked.problems.0[1]
+            .ends_with("a/etc: only this symbolic link is kept; give /etc for what it leads to"),
+        "{:?}",
+        walked.problems
+    );
+}
+
+#[test]
+fn a_link_that_was_given_is_named_unless_it_leads_to_what_is_kept() {
+    let (_dir, root) = tree();
+    symlink("b", root.join("a/link")).unwrap();
+    symlink("nothing", root.join("a/lost")).unwrap();
+    let problems = |paths: &[&str]| {
+        let mut options = options(&root);
+        options.paths = paths.iter().map(|p| root.join(p)).collect();
+        walk(&options, None, &MemoryBlobs::default(), &Monitor::default()).unwrap().problems.0
+    };
+    assert!(problems(&["a/link"])[0].ends_with("/a/b for what it leads to"));
+    assert!(problems(&["a/link", "a/b"]).is_empty());
+    assert!(problems(&["a"]).is_empty(), "below a path that is kept a link is a link");
+    let lost = problems(&["a/lost"]);
+    assert!(lost[0].ends_with("only this symbolic link is kept; what it leads to is not there"), "{lost:?}");
+}
+
+/// What nobody could bring back is not a backup of nothing that looks like one.
+#[test]
+fn a_path_of_the_kernels_own_is_named() {
+    let blobs = MemoryBlobs::default();
+    for path in ["/proc", "/proc/sys/kernel"] {
+        let walked = back_up(Path::new(path), None, &blobs);
+        assert_eq!(
+            walked.problems,
+            (
+                vec![
+                    "/proc: is left out: what is there is the kernel's own and cannot be brought back".into()
+                ],
+                1
+            ),
+            "{path}"
+        );
+    }
+}
+
+/// A directory with one name that is longer than Linux's own file systems have any.
+struct LongNames(Vec<String>);
+
+impl Filesystem for LongNames {
+    fn getattr(&self, _: &Request, ino: INodeNo, _: Option<FileHandle>, reply: ReplyAttr) {
+        let epoch = std::time::UNIX_EPOCH;
+        let (uid, gid) = (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw());
+        let attributes = FileAttr {
+            ino,
+            size: 0,
+            blocks: 0,
+            atime: epoch,
+            mtime: epoch,
+            ctime: epoch,
+            crtime: epoch,
+            kind: fuser::FileType::Directory,
+            perm: 0o755,
+            nlink: 2,
+            uid,
+            gid,
+            rdev: 0,
+            blksize: 4096,
+            flags: 0,
+        };
+        reply.attr(&std::time::Duration::ZERO, &attributes);
+    }
+
+    fn readdir(&self, _: &Request, _: INodeNo, _: FileHandle, offset: u64, mut reply: ReplyDirectory) {
+        for (n, name) in self.0.iter().enumerate().skip(offset as usize) {
+            if reply.add(INodeNo(n as u64 + 2), n as u64 + 1, fuser::FileType::RegularFile, name) {
+                break;
+            }
+        }
+        reply.ok();
+    }
+}
+
+#[test]
+fn names_that_are_too_long_are_named() {
+    if !rustix::process::geteuid().is_root() {
+        return;
+    }
+    let at = tempfile::tempdir().unwrap();
+    let names = ["n".repeat(300), "m".repeat(400) + ".tmp"];
+    let mounted = Detached::serve(LongNames(names.to_vec()), "long", 1, false).unwrap();
+    mounted.attach(at.path()).unwrap();
+    let mut options = options(at.path());
+    options.exclude = Exclude::new(&["*.tmp".into()], &[]).unwrap();
+    let walked = walk(&options, None, &MemoryBlobs::default(), &Monitor::default());
+    crate::fuse::detach(at.path()).unwrap();
+    let (problems, count) = walked.unwrap().problems;
+    assert_eq!(count, 1, "{problems:?}");
+    assert!(problems[0].ends_with("nnn: is left out: its name is longer than 255 bytes"), "{problems:?}");
 }
 
 #[test]
