@@ -42,6 +42,8 @@ use tokio::sync::{Semaphore, mpsc};
 const MOST: usize = 4;
 /// Frames that wait to be written; blobs among them are no longer in the window.
 const OUTGOING: usize = 4;
+/// Bytes of problems, as they are told; the count tells the rest.
+const MAX_TOLD: usize = 512 << 10;
 /// Threads that read files.
 const READERS: usize = 2;
 
@@ -192,9 +194,19 @@ fn done(walked: Walked) -> BackupDone {
         bytes: walked.bytes,
         files_read: walked.files_read,
         bytes_read: walked.bytes_read,
-        problems: walked.problems.0,
+        problems: told(walked.problems.0),
         problem_count: walked.problems.1,
     }
+}
+
+/// The problems of which a frame has room to tell.
+pub(crate) fn told(mut problems: Vec<String>) -> Vec<String> {
+    let mut told = 0;
+    problems.retain(|p| {
+        told += p.len();
+        told <= MAX_TOLD
+    });
+    problems
 }
 
 /// The next frame of the site.
@@ -222,3 +234,6 @@ fn name(body: &backup::Body) -> &'static str {
 
 /// Root and blobs of a tree that is remembered.
 pub(crate) type Remembered = (Hash, lifeboat_files::blob::MemoryBlobs);
+
+#[cfg(test)]
+mod tests;
