@@ -85,17 +85,33 @@ async fn run(link: &Link, job: u64, set: BackupSet) -> Result<u64> {
     let backup::Body::Begin(begin) = begin else { bail!("the site did not begin the backup") };
     let remembered = remembered.filter(|_| begin.base);
 
+    let work = move |sink: &Sink, monitor: &Monitor| walk_into(&set, vec![dir], sink, monitor);
+    let (sink, files) = make(&mut reader, &mut writer, remembered, work).await?;
+    tokio::task::spawn_blocking(move || memory.save(&sink)).await?;
+    Ok(files)
+}
+
+/// Makes a backup in a session in which it was begun; what was walked, and how many files.
+async fn make(
+    reader: &mut (impl AsyncRead + Unpin),
+    writer: &mut (impl AsyncWrite + Unpin),
+    remembered: Option<Remembered>,
+    work: impl FnOnce(&Sink, &Monitor) -> Result<Walked> + Send + 'static,
+) -> Result<(Arc<Sink>, u64)> {
     let monitor = Arc::new(Monitor::default());
     let (sink, offers) = Sink::new(remembered);
     let sink = Arc::new(sink);
-    let walking = {
+    let mut walking = {
         let (sink, monitor) = (Arc::clone(&sink), Arc::clone(&monitor));
-        tokio::task::spawn_blocking(move || walk_into(&set, vec![dir], &sink, &monitor))
+        tokio::task::spawn_blocking(move || work(&sink, &monitor))
     };
+    let mut over = false;
     let (out, blobs) = mpsc::channel(OUTGOING);
     let failed = Mutex::new(None);
     let walked = async {
-        let last = match walking.await.context("the walk died").and_then(|w| w) {
+        let walked = (&mut walking).await;
+        over = true;
+        let last = match walked.context("the walk died").and_then(|w| w) {
             Ok(walked) => backup::Body::Done(done(walked)),
             Err(e) => {
                 let error = format!("{e:#}");
@@ -108,21 +124,23 @@ async fn run(link: &Link, job: u64, set: BackupSet) -> Result<u64> {
         std::future::pending::<Result<()>>().await
     };
     let ended = tokio::select! {
-        r = listen(&mut reader, &sink, &out) => r,
-        w = send(&mut writer, offers, blobs, &monitor) => w,
+        r = listen(reader, &sink, &out) => r,
+        w = send(writer, offers, blobs, &monitor) => w,
         w = walked => w,
     };
     // Whatever ended it, nothing goes on reading this host.
     monitor.cancel();
     sink.close();
     let _ = tokio::time::timeout(SESSION_SILENCE, writer.shutdown()).await;
+    // Its place is free when its threads are: one may hang on a file system that is gone.
+    if !over {
+        drop(walking.await);
+    }
     if let Some(e) = failed.into_inner() {
         return Err(e);
     }
     ended?;
-    let files = monitor.files.load(Ordering::Relaxed);
-    tokio::task::spawn_blocking(move || memory.save(&sink)).await?;
-    Ok(files)
+    Ok((sink, monitor.files.load(Ordering::Relaxed)))
 }
 
 fn frame(body: backup::Body) -> BackupFrame {
