@@ -19,6 +19,7 @@ mod sink;
 use crate::session::{Link, SessionError, next_message};
 use anyhow::{Context, Result, bail};
 use lifeboat_api::types::BackupSet;
+use lifeboat_base::SystemClock;
 use lifeboat_base::limits::{HEARTBEAT_EVERY, MAX_BACKUP_FRAME, SESSION_SILENCE};
 use lifeboat_files::exclude::Exclude;
 use lifeboat_files::reader::Tree;
@@ -190,7 +191,7 @@ fn walk_into(set: &BackupSet, leave_out: Vec<PathBuf>, sink: &Sink, monitor: &Mo
         readers: READERS,
     };
     let previous = sink.previous().map(|(root, blobs)| Tree::new(blobs, *root));
-    let walked = walk(&options, previous, sink, monitor)?;
+    let walked = walk(&options, previous, sink, monitor, &SystemClock)?;
     sink.finish()?;
     sink.set_root(walked.root);
     Ok(walked)

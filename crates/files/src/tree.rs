@@ -140,7 +140,7 @@ pub struct Meta {
 /// What the entry was at its source: by this the next walk knows whether it changed.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Origin {
-    /// All zero: never to be trusted (it changed while it was read).
+    /// All zero: never to be trusted (it changed while it was read, or just before).
     pub ctime: Time,
     pub inode: u64,
     /// Only where it has more than one name: with `inode` it tells which entries are one file.

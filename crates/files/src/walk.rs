@@ -10,7 +10,8 @@
 //! ```
 //!
 //! Invariants: a file counts as unchanged only when size, both times and inode are as they were and its content is still
-//! in the store. A file that changed while it was read is named, kept as it was read, and never counts as unchanged.
+//! in the store. A file that changed while it was read is named, kept as it was read, and never counts as unchanged; nor
+//! does one that had changed just before: the next change may leave its times as they are.
 //! Queue and open directories are bounded; what a failed store costs is the walk, never a tree with a hole.
 
 mod node;
@@ -24,6 +25,7 @@ use crate::sys::{self, On};
 use crate::tree::{Content, Directory, Entry, EntryKind, MAX_LEVELS, MAX_NAME, Meta, Origin, Time};
 use crate::wanted::Wanted;
 use crate::{FilesError, show};
+use lifeboat_base::{Clock, WallTime};
 use node::Node;
 use parking_lot::Mutex;
 use read::Job;
@@ -36,6 +38,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{SyncSender, sync_channel};
+use std::time::Duration;
 
 /// Most paths of one walk.
 pub const MAX_PATHS: usize = 64;
@@ -73,6 +76,9 @@ pub struct Walked {
 
 /// Modification and change time.
 type Times = (Time, Time);
+
+/// Within this a file may change again and keep its change time: that of FAT, the longest there is, and a little.
+const TICK: Duration = Duration::from_millis(2100);
 
 #[derive(Default)]
 struct Counts {
@@ -136,21 +142,31 @@ fn resolved(path: &Path) -> Result<PathBuf, FilesError> {
     }
 }
 
+/// What a file was like when it was read.
+#[derive(Clone)]
+struct Linked {
+    times: Times,
+    content: Content,
+    settled: bool,
+}
+
 struct Walk<'a> {
     options: &'a WalkOptions,
     previous: Option<Tree<'a>>,
     sink: &'a dyn BlobSink,
     monitor: &'a Monitor,
+    clock: &'a dyn Clock,
     problems: Problems,
     counts: Counts,
-    /// Content of files with several names, by device and inode, and what they were like when they were read.
-    linked: Mutex<HashMap<(u64, u64), (Times, Content)>>,
+    /// Content of files with several names, by device and inode.
+    linked: Mutex<HashMap<(u64, u64), Linked>>,
     /// Ends the walk.
     fatal: Mutex<Option<FilesError>>,
     root: Mutex<Option<Hash>>,
 }
 
-/// Walks; `previous` is the tree of an earlier walk, whose unchanged files are not read again.
+/// Walks; `previous` is the tree of an earlier walk, whose unchanged files are not read again. `clock` is that of the file
+/// systems: this host's.
 ///
 /// # Errors
 /// When the sink fails, none of the paths is there, or it is cancelled. The tree counts only when this succeeds.
@@ -159,6 +175,7 @@ pub fn walk(
     previous: Option<Tree<'_>>,
     sink: &dyn BlobSink,
     monitor: &Monitor,
+    clock: &dyn Clock,
 ) -> Result<Walked, FilesError> {
     let problems = Problems::default();
     let wanted = Wanted::of(&given(options, &problems)?)?;
@@ -167,6 +184,7 @@ pub fn walk(
         previous,
         sink,
         monitor,
+        clock,
         problems,
         counts: Counts::default(),
         linked: Mutex::default(),
@@ -469,6 +487,13 @@ impl Walk<'_> {
             node = parent;
         }
     }
+}
+
+/// Whether a change from `now` on moves the change time. One from the future may come by again.
+fn settled(stat: &Stat, now: WallTime) -> bool {
+    let ctime = sys::ctime(stat);
+    let nanos = i128::from(ctime.secs) * 1_000_000_000 + i128::from(ctime.nanos);
+    nanos + (TICK.as_nanos() as i128) < i128::from(now.0)
 }
 
 fn origin(stat: &Stat) -> Origin {
