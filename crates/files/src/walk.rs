@@ -22,7 +22,7 @@ use crate::exclude::Exclude;
 use crate::reader::Tree;
 use crate::report::{Monitor, Problems};
 use crate::sys::{self, On};
-use crate::tree::{Content, Directory, Entry, EntryKind, MAX_LEVELS, MAX_NAME, Meta, Origin, Time};
+use crate::tree::{Content, Directory, Entry, EntryKind, MAX_LEVELS, MAX_NAME, Meta, Origin, Piece, Time};
 use crate::wanted::Wanted;
 use crate::{FilesError, show};
 use lifeboat_base::{Clock, WallTime};
@@ -350,20 +350,23 @@ impl Walk<'_> {
     /// What was lost from the store since is read again from here.
     fn still_there(&self, content: &Content) -> Result<bool, FilesError> {
         let Some(tree) = self.previous else { return Ok(false) };
-        for list in content.pieces.iter().filter(|_| content.depth > 0) {
-            if let Some(hash) = &list.hash
-                && !self.sink.still_has(BlobKind::Tree, hash)?
-            {
+        self.pieces_still_there(tree, content.depth, &content.pieces)
+    }
+
+    /// The sink hears of the lists of every depth: it may have to remember them.
+    fn pieces_still_there(&self, tree: Tree<'_>, depth: u32, pieces: &[Piece]) -> Result<bool, FilesError> {
+        let kind = if depth == 0 { BlobKind::File } else { BlobKind::Tree };
+        for piece in pieces {
+            let Some(hash) = &piece.hash else { continue };
+            if !self.sink.still_has(kind, hash)? {
                 return Ok(false);
             }
-        }
-        for piece in tree.pieces(content, 0) {
-            // An unreadable list is as good as none.
-            let Ok((_, piece)) = piece else { return Ok(false) };
-            if let Some(hash) = &piece.hash
-                && !self.sink.still_has(BlobKind::File, hash)?
-            {
-                return Ok(false);
+            if depth > 0 {
+                // An unreadable list is as good as none.
+                let Ok(below) = tree.list(depth, piece) else { return Ok(false) };
+                if !self.pieces_still_there(tree, depth - 1, &below)? {
+                    return Ok(false);
+                }
             }
         }
         Ok(true)
