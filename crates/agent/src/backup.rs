@@ -19,6 +19,7 @@ mod sink;
 use crate::session::{Link, SessionError, next_message};
 use anyhow::{Context, Result, bail};
 use lifeboat_api::types::BackupSet;
+use lifeboat_base::SystemClock;
 use lifeboat_base::limits::{HEARTBEAT_EVERY, MAX_BACKUP_FRAME, SESSION_SILENCE};
 use lifeboat_files::exclude::Exclude;
 use lifeboat_files::reader::Tree;
@@ -42,6 +43,8 @@ use tokio::sync::{Semaphore, mpsc};
 const MOST: usize = 4;
 /// Frames that wait to be written; blobs among them are no longer in the window.
 const OUTGOING: usize = 4;
+/// Bytes of problems, as they are told; the count tells the rest.
+const MAX_TOLD: usize = 512 << 10;
 /// Threads that read files.
 const READERS: usize = 2;
 
@@ -83,17 +86,33 @@ async fn run(link: &Link, job: u64, set: BackupSet) -> Result<u64> {
     let backup::Body::Begin(begin) = begin else { bail!("the site did not begin the backup") };
     let remembered = remembered.filter(|_| begin.base);
 
+    let work = move |sink: &Sink, monitor: &Monitor| walk_into(&set, vec![dir], sink, monitor);
+    let (sink, files) = make(&mut reader, &mut writer, remembered, work).await?;
+    tokio::task::spawn_blocking(move || memory.save(&sink)).await?;
+    Ok(files)
+}
+
+/// Makes a backup in a session in which it was begun; what was walked, and how many files.
+async fn make(
+    reader: &mut (impl AsyncRead + Unpin),
+    writer: &mut (impl AsyncWrite + Unpin),
+    remembered: Option<Remembered>,
+    work: impl FnOnce(&Sink, &Monitor) -> Result<Walked> + Send + 'static,
+) -> Result<(Arc<Sink>, u64)> {
     let monitor = Arc::new(Monitor::default());
     let (sink, offers) = Sink::new(remembered);
     let sink = Arc::new(sink);
-    let walking = {
+    let mut walking = {
         let (sink, monitor) = (Arc::clone(&sink), Arc::clone(&monitor));
-        tokio::task::spawn_blocking(move || walk_into(&set, vec![dir], &sink, &monitor))
+        tokio::task::spawn_blocking(move || work(&sink, &monitor))
     };
+    let mut over = false;
     let (out, blobs) = mpsc::channel(OUTGOING);
     let failed = Mutex::new(None);
     let walked = async {
-        let last = match walking.await.context("the walk died").and_then(|w| w) {
+        let walked = (&mut walking).await;
+        over = true;
+        let last = match walked.context("the walk died").and_then(|w| w) {
             Ok(walked) => backup::Body::Done(done(walked)),
             Err(e) => {
                 let error = format!("{e:#}");
@@ -106,21 +125,23 @@ async fn run(link: &Link, job: u64, set: BackupSet) -> Result<u64> {
         std::future::pending::<Result<()>>().await
     };
     let ended = tokio::select! {
-        r = listen(&mut reader, &sink, &out) => r,
-        w = send(&mut writer, offers, blobs, &monitor) => w,
+        r = listen(reader, &sink, &out) => r,
+        w = send(writer, offers, blobs, &monitor) => w,
         w = walked => w,
     };
     // Whatever ended it, nothing goes on reading this host.
     monitor.cancel();
     sink.close();
     let _ = tokio::time::timeout(SESSION_SILENCE, writer.shutdown()).await;
+    // Its place is free when its threads are: one may hang on a file system that is gone.
+    if !over {
+        drop(walking.await);
+    }
     if let Some(e) = failed.into_inner() {
         return Err(e);
     }
     ended?;
-    let files = monitor.files.load(Ordering::Relaxed);
-    tokio::task::spawn_blocking(move || memory.save(&sink)).await?;
-    Ok(files)
+    Ok((sink, monitor.files.load(Ordering::Relaxed)))
 }
 
 fn frame(body: backup::Body) -> BackupFrame {
@@ -170,7 +191,7 @@ fn walk_into(set: &BackupSet, leave_out: Vec<PathBuf>, sink: &Sink, monitor: &Mo
         readers: READERS,
     };
     let previous = sink.previous().map(|(root, blobs)| Tree::new(blobs, *root));
-    let walked = walk(&options, previous, sink, monitor)?;
+    let walked = walk(&options, previous, sink, monitor, &SystemClock)?;
     sink.finish()?;
     sink.set_root(walked.root);
     Ok(walked)
@@ -192,9 +213,19 @@ fn done(walked: Walked) -> BackupDone {
         bytes: walked.bytes,
         files_read: walked.files_read,
         bytes_read: walked.bytes_read,
-        problems: walked.problems.0,
+        problems: told(walked.problems.0),
         problem_count: walked.problems.1,
     }
+}
+
+/// The problems of which a frame has room to tell.
+pub(crate) fn told(mut problems: Vec<String>) -> Vec<String> {
+    let mut told = 0;
+    problems.retain(|p| {
+        told += p.len();
+        told <= MAX_TOLD
+    });
+    problems
 }
 
 /// The next frame of the site.
@@ -222,3 +253,6 @@ fn name(body: &backup::Body) -> &'static str {
 
 /// Root and blobs of a tree that is remembered.
 pub(crate) type Remembered = (Hash, lifeboat_files::blob::MemoryBlobs);
+
+#[cfg(test)]
+mod tests;

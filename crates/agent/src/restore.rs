@@ -14,6 +14,7 @@
 
 mod source;
 
+use crate::backup::told;
 use crate::session::{Link, SessionError, next_message};
 use anyhow::{Result, bail};
 use lifeboat_api::types::RestoreRequest;
@@ -35,8 +36,6 @@ use tokio::task::JoinHandle;
 
 /// Threads that write files.
 const WRITERS: usize = 4;
-/// Bytes of what could not be brought back, as it is told; the count tells the rest.
-const MAX_TOLD: usize = 512 << 10;
 
 static ROOM: Semaphore = Semaphore::const_new(MAX_RESTORES);
 
@@ -181,14 +180,8 @@ fn last(ended: Result<Result<Restored, FilesError>, tokio::task::JoinError>) -> 
 }
 
 fn done(restored: Restored) -> RestoreDone {
-    let (mut problems, problem_count) = restored.problems;
-    let mut told = 0;
-    problems.retain(|p| {
-        told += p.len();
-        told <= MAX_TOLD
-    });
-    let Restored { files, bytes, verified, .. } = restored;
-    RestoreDone { files, bytes, verified, problems, problem_count }
+    let Restored { files, bytes, verified, problems: (problems, problem_count) } = restored;
+    RestoreDone { files, bytes, verified, problems: told(problems), problem_count }
 }
 
 /// The next frame of the site.

@@ -7,7 +7,7 @@ use crate::blob::{BlobSource, Hash};
 use crate::entries::read_at;
 use crate::fuse::Detached;
 use crate::reader::Tree;
-use crate::tree::{Entry, EntryKind, MAX_XATTRS, Meta, Origin, Piece, Time};
+use crate::tree::{Entry, EntryKind, MAX_XATTRS, Meta, Origin, Piece, Time, WRONG_LENGTH};
 use crate::{FilesError, show};
 use bytes::Bytes;
 use fuser::{
@@ -182,7 +182,9 @@ impl TreeMount {
     fn content(&self, piece: &Piece) -> Result<Bytes, FilesError> {
         let Some(hash) = piece.hash else { return Ok(Bytes::new()) };
         if let Some(known) = self.cache.lock().content.get(&hash) {
-            return Ok(known.clone());
+            // Another file may say something else of it.
+            let right = known.len() as u64 == piece.len;
+            return right.then(|| known.clone()).ok_or_else(|| WRONG_LENGTH.into());
         }
         let content = self.tree().content(&hash, piece.len)?;
         self.cache.lock().keep(hash, &content);

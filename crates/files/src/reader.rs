@@ -82,7 +82,14 @@ impl<'a> Tree<'a> {
     /// A file's pieces from the one that holds `offset` on, each with where it begins.
     pub fn pieces(&self, content: &Content, offset: u64) -> Pieces<'a> {
         let top = (content.depth, content.pieces.clone().into_iter());
-        Pieces { source: self.source, stack: vec![top], at: 0, offset }
+        Pieces { tree: *self, stack: vec![top], at: 0, offset }
+    }
+
+    /// Pieces of the list a piece of this depth stands for.
+    pub(crate) fn list(&self, depth: u32, piece: &Piece) -> Result<Vec<Piece>, FilesError> {
+        let hash = piece.hash.ok_or(TreeError::Rule("a list has no hash"))?;
+        let blob = self.source.get(BlobKind::Tree, &hash)?;
+        Ok(tree::decode_list(&blob, depth, piece.len)?)
     }
 
     /// Content of a piece that is no hole.
@@ -92,7 +99,7 @@ impl<'a> Tree<'a> {
     pub fn content(&self, hash: &Hash, len: u64) -> Result<Bytes, FilesError> {
         let bytes = self.source.get(BlobKind::File, hash)?;
         if bytes.len() as u64 != len {
-            return Err(TreeError::Rule("a piece is not as long as its file says").into());
+            return Err(tree::WRONG_LENGTH.into());
         }
         Ok(bytes)
     }
@@ -162,7 +169,7 @@ impl Iterator for Entries<'_> {
 
 /// See [`Tree::pieces`].
 pub struct Pieces<'a> {
-    source: &'a dyn BlobSource,
+    tree: Tree<'a>,
     stack: Vec<(u32, std::vec::IntoIter<Piece>)>,
     /// Where the next piece begins.
     at: u64,
@@ -190,7 +197,7 @@ impl Iterator for Pieces<'_> {
                 self.at += piece.len;
                 return Some(Ok((begin, piece)));
             }
-            match self.list(depth, &piece) {
+            match self.tree.list(depth, &piece) {
                 Ok(pieces) => self.stack.push((depth - 1, pieces.into_iter())),
                 Err(e) => {
                     self.stack.clear();
@@ -198,14 +205,6 @@ impl Iterator for Pieces<'_> {
                 }
             }
         }
-    }
-}
-
-impl Pieces<'_> {
-    fn list(&self, depth: u32, piece: &Piece) -> Result<Vec<Piece>, FilesError> {
-        let hash = piece.hash.ok_or(TreeError::Rule("a list has no hash"))?;
-        let blob = self.source.get(BlobKind::Tree, &hash)?;
-        Ok(tree::decode_list(&blob, depth, piece.len)?)
     }
 }
 

@@ -26,7 +26,7 @@ use parking_lot::{Condvar, Mutex};
 use rustix::fd::{AsFd, OwnedFd};
 use rustix::fs::{AtFlags, FileType, Mode, mkdirat, unlinkat};
 use rustix::io::Errno;
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -72,6 +72,8 @@ enum Link {
         parent: Vec<u8>,
         name: Vec<u8>,
         id: (u64, u64),
+        /// What it was restored as: see [`Entry::likeness`].
+        like: Hash,
     },
 }
 
@@ -90,6 +92,8 @@ struct Restore<'a> {
     linked: Condvar,
     /// Owners cannot be set by this user; said once.
     not_root: AtomicBool,
+    /// Names of attributes that could not be made what they were.
+    stubborn: Mutex<HashSet<Vec<u8>>>,
 }
 
 /// Restores; single paths that cannot be brought back are in the report.
@@ -126,6 +130,7 @@ pub fn restore(tree: Tree<'_>, options: &RestoreOptions, monitor: &Monitor) -> R
         links: Mutex::default(),
         linked: Condvar::new(),
         not_root: AtomicBool::new(!rustix::process::geteuid().is_root()),
+        stubborn: Mutex::default(),
     };
     let (jobs, queue) = sync_channel::<Job>(QUEUE);
     let queue = Mutex::new(queue);
@@ -277,7 +282,10 @@ impl Restore<'_> {
             while matches!(links.get(&link), Some(Link::UnderWay)) {
                 self.linked.wait(&mut links);
             }
-            if let Some(Link::There { parent, name, id }) = links.get(&link) {
+            // A file that changed while its names were read is more than one, and so is a number that was given away again.
+            if let Some(Link::There { parent, name, id, like }) = links.get(&link)
+                && *like == entry.likeness()
+            {
                 let made = self.link(folder, &entry.name, parent, name, *id);
                 drop(links);
                 match made {

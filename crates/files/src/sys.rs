@@ -5,7 +5,7 @@
 
 use crate::tree::{MAX_XATTRS, Time, Xattr, is_name};
 use rustix::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
-use rustix::fs::{AtFlags, Mode, OFlags, RawDir, Stat, openat, statat};
+use rustix::fs::{AtFlags, FileType, Mode, OFlags, RawDir, Stat, openat, statat};
 use rustix::io::Errno;
 use std::ffi::CString;
 use std::io;
@@ -70,8 +70,9 @@ pub fn ctime(stat: &Stat) -> Time {
     Time { secs: stat.st_ctime, nanos: stat.st_ctime_nsec as u32 }
 }
 
-/// Names in a directory, sorted; `.` and `..` are not among them.
-pub fn names(directory: &OwnedFd) -> io::Result<Vec<Vec<u8>>> {
+/// Names in a directory, sorted; `.` and `..` are not among them. Those a tree cannot keep are given to `odd`, and whether
+/// it is a directory that has one.
+pub fn names(directory: &OwnedFd, odd: &mut dyn FnMut(&[u8], bool)) -> io::Result<Vec<Vec<u8>>> {
     let mut buffer = vec![MaybeUninit::uninit(); 64 * 1024];
     let mut entries = RawDir::new(directory, &mut buffer);
     let mut names = Vec::new();
@@ -83,6 +84,8 @@ pub fn names(directory: &OwnedFd) -> io::Result<Vec<Vec<u8>>> {
             if names.len() > crate::tree::MAX_ENTRIES {
                 return Err(io::Error::other("it has too many entries"));
             }
+        } else if name != b"." && name != b".." {
+            odd(name, entry.file_type() == FileType::Directory);
         }
     }
     names.sort_unstable();

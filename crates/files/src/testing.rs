@@ -8,6 +8,7 @@ use crate::restore::{RestoreOptions, Restored, restore};
 use crate::sys;
 use crate::walk::{WalkOptions, Walked, walk};
 use bytes::Bytes;
+use lifeboat_base::{ManualClock, WallTime};
 use std::collections::BTreeMap;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
@@ -22,9 +23,16 @@ pub fn options(path: &Path) -> WalkOptions {
     }
 }
 
+/// A clock for which every file there is has not changed for long.
+pub fn later() -> ManualClock {
+    let clock = ManualClock::default();
+    clock.set_wall(WallTime(4_000_000_000_000_000_000));
+    clock
+}
+
 pub fn back_up(path: &Path, previous: Option<Hash>, blobs: &MemoryBlobs) -> Walked {
     let previous = previous.map(|root| Tree::new(blobs, root));
-    walk(&options(path), previous, blobs, &Monitor::default()).unwrap()
+    walk(&options(path), previous, blobs, &Monitor::default(), &later()).unwrap()
 }
 
 pub fn to(target: &Path) -> RestoreOptions {

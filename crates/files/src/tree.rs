@@ -64,6 +64,9 @@ pub enum TreeError {
     Rule(&'static str),
 }
 
+/// Content is of another length than a file says.
+pub(crate) const WRONG_LENGTH: TreeError = TreeError::Rule("a piece is not as long as its file says");
+
 /// Seconds and nanoseconds since 1970.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Time {
@@ -137,7 +140,7 @@ pub struct Meta {
 /// What the entry was at its source: by this the next walk knows whether it changed.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Origin {
-    /// All zero: never to be trusted (it changed while it was read).
+    /// All zero: never to be trusted (it changed while it was read, or just before).
     pub ctime: Time,
     pub inode: u64,
     /// Only where it has more than one name: with `inode` it tells which entries are one file.
@@ -157,6 +160,12 @@ impl Entry {
     /// Which file it is, where it has more than one name.
     pub fn link(&self) -> Option<(u64, u64)> {
         (self.origin.links > 1).then_some((self.origin.device, self.origin.inode))
+    }
+
+    /// Equal for entries that differ in name and origin only.
+    pub(crate) fn likeness(&self) -> Hash {
+        let bare = Self { name: Vec::new(), origin: Origin::default(), ..self.clone() };
+        blake3::hash(&wire::Entry::from(&bare).encode_to_vec())
     }
 
     /// Bytes of content.

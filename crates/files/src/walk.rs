@@ -10,7 +10,8 @@
 //! ```
 //!
 //! Invariants: a file counts as unchanged only when size, both times and inode are as they were and its content is still
-//! in the store. A file that changed while it was read is named, kept as it was read, and never counts as unchanged.
+//! in the store. A file that changed while it was read is named, kept as it was read, and never counts as unchanged; nor
+//! does one that had changed just before: the next change may leave its times as they are.
 //! Queue and open directories are bounded; what a failed store costs is the walk, never a tree with a hole.
 
 mod node;
@@ -21,9 +22,10 @@ use crate::exclude::Exclude;
 use crate::reader::Tree;
 use crate::report::{Monitor, Problems};
 use crate::sys::{self, On};
-use crate::tree::{Content, Directory, Entry, EntryKind, MAX_LEVELS, Meta, Origin, Time};
+use crate::tree::{Content, Directory, Entry, EntryKind, MAX_LEVELS, MAX_NAME, Meta, Origin, Piece, Time};
 use crate::wanted::Wanted;
 use crate::{FilesError, show};
+use lifeboat_base::{Clock, WallTime};
 use node::Node;
 use parking_lot::Mutex;
 use read::Job;
@@ -36,6 +38,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{SyncSender, sync_channel};
+use std::time::Duration;
 
 /// Most paths of one walk.
 pub const MAX_PATHS: usize = 64;
@@ -74,6 +77,9 @@ pub struct Walked {
 /// Modification and change time.
 type Times = (Time, Time);
 
+/// Within this a file may change again and keep its change time: that of FAT, the longest there is, and a little.
+const TICK: Duration = Duration::from_millis(2100);
+
 #[derive(Default)]
 struct Counts {
     files: AtomicU64,
@@ -88,19 +94,33 @@ fn given(options: &WalkOptions, problems: &Problems) -> Result<Vec<Vec<u8>>, Fil
     if options.paths.is_empty() || options.paths.len() > MAX_PATHS {
         return Err(FilesError::Invalid(format!("a backup has 1 to {MAX_PATHS} paths")));
     }
-    let (mut there, mut first) = (Vec::new(), None);
+    let (mut there, mut first, mut links) = (Vec::new(), None, Vec::new());
     for path in &options.paths {
         match rustix::fs::lstat(path.as_path()) {
-            Ok(_) => there.push(resolved(path)?.into_os_string().into_vec()),
+            Ok(stat) => {
+                there.push(resolved(path)?);
+                if FileType::from_raw_mode(stat.st_mode) == FileType::Symlink {
+                    links.push(path);
+                }
+            }
             Err(e) => {
                 first.get_or_insert_with(|| format!("{}: {e}", path.display()));
                 problems.add(path.as_os_str().as_bytes(), e);
             }
         }
     }
+    for link in links {
+        let only = "only this symbolic link is kept";
+        let why = match std::fs::canonicalize(link) {
+            Ok(to) if there.iter().any(|t| to.starts_with(t)) => continue,
+            Ok(to) => format!("{only}; give {} for what it leads to", to.display()),
+            Err(_) => format!("{only}; what it leads to is not there"),
+        };
+        problems.add(link.as_os_str().as_bytes(), why);
+    }
     match first {
         Some(why) if there.is_empty() => Err(FilesError::Invalid(format!("nothing to back up: {why}"))),
-        _ => Ok(there),
+        _ => Ok(there.into_iter().map(|path| path.into_os_string().into_vec()).collect()),
     }
 }
 
@@ -122,21 +142,31 @@ fn resolved(path: &Path) -> Result<PathBuf, FilesError> {
     }
 }
 
+/// What a file was like when it was read.
+#[derive(Clone)]
+struct Linked {
+    times: Times,
+    content: Content,
+    settled: bool,
+}
+
 struct Walk<'a> {
     options: &'a WalkOptions,
     previous: Option<Tree<'a>>,
     sink: &'a dyn BlobSink,
     monitor: &'a Monitor,
+    clock: &'a dyn Clock,
     problems: Problems,
     counts: Counts,
-    /// Content of files with several names, by device and inode, and what they were like when they were read.
-    linked: Mutex<HashMap<(u64, u64), (Times, Content)>>,
+    /// Content of files with several names, by device and inode.
+    linked: Mutex<HashMap<(u64, u64), Linked>>,
     /// Ends the walk.
     fatal: Mutex<Option<FilesError>>,
     root: Mutex<Option<Hash>>,
 }
 
-/// Walks; `previous` is the tree of an earlier walk, whose unchanged files are not read again.
+/// Walks; `previous` is the tree of an earlier walk, whose unchanged files are not read again. `clock` is that of the file
+/// systems: this host's.
 ///
 /// # Errors
 /// When the sink fails, none of the paths is there, or it is cancelled. The tree counts only when this succeeds.
@@ -145,6 +175,7 @@ pub fn walk(
     previous: Option<Tree<'_>>,
     sink: &dyn BlobSink,
     monitor: &Monitor,
+    clock: &dyn Clock,
 ) -> Result<Walked, FilesError> {
     let problems = Problems::default();
     let wanted = Wanted::of(&given(options, &problems)?)?;
@@ -153,6 +184,7 @@ pub fn walk(
         previous,
         sink,
         monitor,
+        clock,
         problems,
         counts: Counts::default(),
         linked: Mutex::default(),
@@ -221,7 +253,7 @@ impl Walk<'_> {
     fn directory(&self, node: &Arc<Node>, here: Here<'_>, jobs: &SyncSender<Job>) {
         let names = match here.wanted {
             Some(wanted) => Ok(wanted.children.keys().cloned().collect()),
-            None => sys::names(&node.fd),
+            None => sys::names(&node.fd, &mut |name, directory| self.odd(&node.path_of(name), directory)),
         };
         let names = names.unwrap_or_else(|e| {
             self.problems.add(&node.path, format!("cannot be listed: {e}"));
@@ -237,6 +269,13 @@ impl Walk<'_> {
             self.entry(node, slot, name, earlier, here, jobs);
         }
         self.release(node);
+    }
+
+    /// A name that only other systems have.
+    fn odd(&self, path: &[u8], directory: bool) {
+        if !self.options.exclude.matches(path, directory) {
+            self.problems.add(path, format!("is left out: its name is longer than {MAX_NAME} bytes"));
+        }
     }
 
     /// What the directory held in the previous tree; nothing when that cannot be read: then all is read anew.
@@ -311,20 +350,23 @@ impl Walk<'_> {
     /// What was lost from the store since is read again from here.
     fn still_there(&self, content: &Content) -> Result<bool, FilesError> {
         let Some(tree) = self.previous else { return Ok(false) };
-        for list in content.pieces.iter().filter(|_| content.depth > 0) {
-            if let Some(hash) = &list.hash
-                && !self.sink.still_has(BlobKind::Tree, hash)?
-            {
+        self.pieces_still_there(tree, content.depth, &content.pieces)
+    }
+
+    /// The sink hears of the lists of every depth: it may have to remember them.
+    fn pieces_still_there(&self, tree: Tree<'_>, depth: u32, pieces: &[Piece]) -> Result<bool, FilesError> {
+        let kind = if depth == 0 { BlobKind::File } else { BlobKind::Tree };
+        for piece in pieces {
+            let Some(hash) = &piece.hash else { continue };
+            if !self.sink.still_has(kind, hash)? {
                 return Ok(false);
             }
-        }
-        for piece in tree.pieces(content, 0) {
-            // An unreadable list is as good as none.
-            let Ok((_, piece)) = piece else { return Ok(false) };
-            if let Some(hash) = &piece.hash
-                && !self.sink.still_has(BlobKind::File, hash)?
-            {
-                return Ok(false);
+            if depth > 0 {
+                // An unreadable list is as good as none.
+                let Ok(below) = tree.list(depth, piece) else { return Ok(false) };
+                if !self.pieces_still_there(tree, depth - 1, &below)? {
+                    return Ok(false);
+                }
             }
         }
         Ok(true)
@@ -369,6 +411,10 @@ impl Walk<'_> {
         // At the end of a given path its own file system counts, not the one it is mounted in.
         let wanted = here.wanted.and_then(|w| w.children.get(&name)).filter(|w| !w.whole);
         let given = here.wanted.is_some();
+        if kernels && given {
+            let why = "is left out: what is there is the kernel's own and cannot be brought back";
+            self.problems.add(&child.path, why);
+        }
         if kernels || (mounted && self.options.one_file_system && !given) {
             return self.release(&child);
         }
@@ -444,6 +490,13 @@ impl Walk<'_> {
             node = parent;
         }
     }
+}
+
+/// Whether a change from `now` on moves the change time. One from the future may come by again.
+fn settled(stat: &Stat, now: WallTime) -> bool {
+    let ctime = sys::ctime(stat);
+    let nanos = i128::from(ctime.secs) * 1_000_000_000 + i128::from(ctime.nanos);
+    nanos + (TICK.as_nanos() as i128) < i128::from(now.0)
 }
 
 fn origin(stat: &Stat) -> Origin {

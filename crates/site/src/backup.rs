@@ -287,7 +287,7 @@ impl Backups {
         let monitor = Monitor::default();
         control.step("reading files");
         let walked = watched(&monitor, control, || {
-            walk(&options, previous.map(|root| Tree::new(&source, root)), &sink, &monitor)
+            walk(&options, previous.map(|root| Tree::new(&source, root)), &sink, &monitor, &*self.clock)
         });
         let walked = match walked {
             Ok(w) => w,

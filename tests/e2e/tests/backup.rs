@@ -36,6 +36,17 @@ fn tree(root: &Path) {
     fs::hard_link(root.join("plain"), root.join("sub/second")).unwrap();
     symlink("../plain", root.join("sub/link")).unwrap();
     fs::set_permissions(root.join("sub/deep/small"), fs::Permissions::from_mode(0o4750)).unwrap();
+    settle(&root.join("sub/deep/small"));
+}
+
+/// Waits until a file is older than a file system's tick: one that just changed is read again by the next backup.
+fn settle(file: &Path) {
+    let changed = fs::metadata(file).unwrap().ctime();
+    let probe = tempfile::NamedTempFile::new().unwrap();
+    wait_for("the files to be older than a tick", SOON, || {
+        fs::write(probe.path(), "x").unwrap();
+        fs::metadata(probe.path()).unwrap().ctime() > changed + 3
+    });
 }
 
 /// What `diff -r` and `stat` see.

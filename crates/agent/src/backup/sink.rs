@@ -32,7 +32,8 @@ struct Window {
     out: VecDeque<Vec<Blob>>,
     /// Bytes of both.
     bytes: usize,
-    offered: HashSet<Hash>,
+    /// By kind: a file may hold what a directory is stored as.
+    offered: HashSet<(BlobKind, Hash)>,
     closed: bool,
 }
 
@@ -150,7 +151,7 @@ impl BlobSink for Sink {
     fn has(&self, kind: BlobKind, hash: &Hash) -> Result<bool, BlobError> {
         Ok(match kind {
             BlobKind::Tree => BlobSink::has(&self.trees, kind, hash)?,
-            BlobKind::File => self.window.lock().offered.contains(hash),
+            BlobKind::File => self.window.lock().offered.contains(&(kind, *hash)),
         })
     }
 
@@ -190,7 +191,7 @@ impl BlobSink for Sink {
             window.offered.clear();
         }
         // Not before it has its place: what names it must not overtake it.
-        if !window.offered.insert(hash) {
+        if !window.offered.insert((kind, hash)) {
             return Ok(());
         }
         window.bytes += content.len();

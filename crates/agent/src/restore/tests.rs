@@ -1,6 +1,7 @@
 //! A site that says what the test's story needs.
 
 use super::*;
+use lifeboat_base::SystemClock;
 use lifeboat_files::blob::MemoryBlobs;
 use lifeboat_files::exclude::Exclude;
 use lifeboat_files::walk::{WalkOptions, walk};
@@ -38,7 +39,7 @@ impl Story {
             one_file_system: false,
             readers: 1,
         };
-        let walked = walk(&options, None, &blobs, &Monitor::default()).unwrap();
+        let walked = walk(&options, None, &blobs, &Monitor::default(), &SystemClock).unwrap();
         let target = tempfile::tempdir().unwrap();
         Self { source, target, blobs, root: walked.root }
     }

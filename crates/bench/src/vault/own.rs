@@ -111,7 +111,7 @@ impl Own {
             one_file_system: false,
             readers: READERS,
         };
-        let walked = walk(&options, previous, &sink, &Monitor::default())?;
+        let walked = walk(&options, previous, &sink, &Monitor::default(), &SystemClock)?;
         anyhow::ensure!(walked.problems.1 == 0, "{:?}", walked.problems.0);
         Self::commit(sink.0, None, Some(*walked.root.as_bytes())).map(drop)
     }

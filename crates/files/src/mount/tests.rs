@@ -1,6 +1,7 @@
 use super::*;
 use crate::blob::{BlobKind, MemoryBlobs};
 use crate::testing::{back_up, noise, under};
+use crate::tree::{Content, Directory};
 use std::fs;
 use std::os::unix::fs::{FileExt, MetadataExt, symlink};
 
@@ -57,6 +58,27 @@ fn a_root_that_cannot_be_read_is_not_mounted() {
     let blobs = Arc::new(MemoryBlobs::default());
     let hash = blobs.add(BlobKind::Tree, Bytes::from_static(b"no tree"));
     assert!(serve(blobs, hash).is_err());
+}
+
+/// A tree from somewhere else may say of the same content that it is longer than it is.
+#[test]
+fn content_that_is_known_already_is_still_as_long_as_its_file_says() {
+    let blobs = Arc::new(MemoryBlobs::default());
+    let hash = blobs.add(BlobKind::File, Bytes::from_static(b"ten bytes."));
+    let file = |name: &str, len| Entry {
+        name: name.into(),
+        kind: EntryKind::File(Content { size: len, depth: 0, pieces: vec![Piece { hash: Some(hash), len }] }),
+        meta: Meta::default(),
+        origin: Origin::default(),
+    };
+    let root = Directory::store(&[file("longer", 20), file("right", 10)], &*blobs).unwrap();
+    let mount = TreeMount::new(blobs, root);
+    let read = |name: &str| {
+        let found = mount.look_up(INodeNo::ROOT, OsStr::new(name)).unwrap();
+        mount.read_file(found.ino, 0, 4096)
+    };
+    assert_eq!(read("right").unwrap(), b"ten bytes.");
+    assert_eq!(read("longer").unwrap_err().code(), Errno::EIO.code());
 }
 
 #[test]

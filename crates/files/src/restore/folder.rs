@@ -42,7 +42,7 @@ impl Folder {
         let mut folder = Arc::clone(self);
         while folder.holders.fetch_sub(1, Ordering::AcqRel) == 1 {
             if let Some(meta) = &folder.meta
-                && let Err(why) = apply(restore, On::File(folder.fd.as_fd()), meta, true)
+                && let Err(why) = apply(restore, On::File(folder.fd.as_fd()), meta)
             {
                 restore.problems.add(&folder.path, why);
             }

@@ -8,6 +8,27 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt, symlink};
 use std::path::Path;
 
+/// A file of one piece, and what it holds.
+fn file(name: &str, content: &[u8], blobs: &MemoryBlobs) -> Entry {
+    let hash = blobs.add(BlobKind::File, bytes::Bytes::copy_from_slice(content));
+    let len = content.len() as u64;
+    let pieces = vec![Piece { hash: Some(hash), len }];
+    Entry {
+        name: name.into(),
+        kind: EntryKind::File(Content { size: len, depth: 0, pieces }),
+        meta: Meta { mode: 0o640, ..Meta::default() },
+        origin: Origin::default(),
+    }
+}
+
+/// An access control list as setfacl writes it.
+fn acl(entries: &[(u16, u16, u32)]) -> Vec<u8> {
+    let entry = |(tag, bits, id): &(u16, u16, u32)| {
+        [&tag.to_le_bytes()[..], &bits.to_le_bytes(), &id.to_le_bytes()].concat()
+    };
+    [2u32.to_le_bytes().to_vec(), entries.iter().flat_map(entry).collect()].concat()
+}
+
 fn is_root() -> bool {
     rustix::process::geteuid().is_root()
 }
@@ -50,16 +71,10 @@ fn one_of_everything(root: &Path) {
             "security.capability",
             &[1, 0, 0, 2, 0, 32, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0],
         );
-        // user::rw-, user:1:r--, group::r--, mask::r--, other::---, as setfacl writes it.
-        let acl: Vec<u8> =
-            [(1u16, 6u16, u32::MAX), (2, 4, 1), (4, 4, u32::MAX), (16, 4, u32::MAX), (32, 0, u32::MAX)]
-                .iter()
-                .flat_map(|(tag, bits, id)| {
-                    [&tag.to_le_bytes()[..], &bits.to_le_bytes(), &id.to_le_bytes()].concat()
-                })
-                .collect();
-        set(b"sparse", "system.posix_acl_access", &[&2u32.to_le_bytes()[..], &acl].concat());
-        set(b"sub", "system.posix_acl_default", &[&2u32.to_le_bytes()[..], &acl].concat());
+        // user::rw-, user:1:r--, group::r--, mask::r--, other::---
+        let acl = acl(&[(1, 6, u32::MAX), (2, 4, 1), (4, 4, u32::MAX), (16, 4, u32::MAX), (32, 0, u32::MAX)]);
+        set(b"sparse", "system.posix_acl_access", &acl);
+        set(b"sub", "system.posix_acl_default", &acl);
     }
     for (n, name) in ["plain", "sub/link", "sub/empty", "sub"].iter().enumerate() {
         let t = rustix::fs::Timespec { tv_sec: 1_000_000_000 + n as i64, tv_nsec: 123_456_789 };
@@ -290,6 +305,84 @@ fn verify_finds_what_is_not_as_it_should_be() {
     assert_eq!(again.verified, 1, "{:?}", again.problems);
     let rot = again.problems.0.iter().find(|p| p.contains("is not what the backup holds")).unwrap();
     assert!(rot.contains("/a: ") && rot.contains("its content differs at"), "{rot}");
+}
+
+/// The file changed while its two names were read, or its number was given to another one: what differs is no link.
+#[test]
+fn names_of_one_file_with_different_content_are_files_of_their_own() {
+    let target = tempfile::tempdir().unwrap();
+    let blobs = MemoryBlobs::default();
+    let origin = Origin { inode: 7, device: 8, links: 2, ..Origin::default() };
+    let of = |name, content: &[u8]| Entry { origin, ..file(name, content, &blobs) };
+    let mut other = of("d", b"second");
+    other.meta.mode = 0o600;
+    let entries = [of("a", b"first"), of("b", b"second"), of("c", b"second"), other];
+    let root = Directory::store(&entries, &blobs).unwrap();
+    let restored = bring_back(root, &blobs, &RestoreOptions { verify: false, ..to(target.path()) });
+    assert_eq!((restored.files, restored.problems.1), (4, 0), "{:?}", restored.problems);
+    for (name, content) in [("a", "first"), ("b", "second"), ("c", "second"), ("d", "second")] {
+        assert_eq!(fs::read_to_string(target.path().join(name)).unwrap(), content, "{name}");
+    }
+    let stat = |name: &str| fs::metadata(target.path().join(name)).unwrap();
+    assert_eq!(stat("b").ino(), stat("c").ino(), "what is equal is one file");
+    assert_eq!(stat("d").mode() & 0o777, 0o600);
+}
+
+/// What the target gives to everything made in it is not what the backup holds.
+#[test]
+fn a_default_acl_of_the_target_does_not_stay_on_what_is_restored() {
+    let target = tempfile::tempdir().unwrap();
+    let fd = sys::open_root(target.path()).unwrap();
+    // user::rwx, user:1:rwx, group::rwx, mask::rwx, other::r-x
+    let value = acl(&[(1, 7, u32::MAX), (2, 7, 1), (4, 7, u32::MAX), (16, 7, u32::MAX), (32, 5, u32::MAX)]);
+    let xattr = crate::tree::Xattr { name: b"system.posix_acl_default".to_vec(), value };
+    sys::set_xattr(sys::On::File(fd.as_fd()), &xattr).unwrap();
+    let blobs = MemoryBlobs::default();
+    let fifo = Entry { name: b"fifo".to_vec(), kind: EntryKind::Fifo, ..file("", b"", &blobs) };
+    let root = Directory::store(&[fifo, file("file", b"content", &blobs)], &blobs).unwrap();
+    let restored = bring_back(root, &blobs, &to(target.path()));
+    assert_eq!((restored.verified, restored.problems.1), (2, 0), "{:?}", restored.problems);
+    for name in ["fifo", "file"] {
+        let (left, _) = sys::xattrs(sys::On::Name(fd.as_fd(), name.as_bytes())).unwrap();
+        assert_eq!(left, [], "{name}");
+        let mode = fs::metadata(target.path().join(name)).unwrap().mode();
+        assert_eq!(mode & 0o7777, 0o640, "{name}");
+    }
+}
+
+/// Attributes and owners count as much as permissions.
+#[test]
+fn verify_finds_attributes_and_owners_that_differ() {
+    let target = tempfile::tempdir().unwrap();
+    let blobs = MemoryBlobs::default();
+    let xattr = |value: &[u8]| crate::tree::Xattr { name: b"user.note".to_vec(), value: value.to_vec() };
+    let noted = |name, value| {
+        let mut entry = file(name, b"x", &blobs);
+        entry.meta.xattrs.push(xattr(value));
+        entry
+    };
+    let entries = [noted("changed", b"1"), file("more", b"x", &blobs), file("owner", b"x", &blobs)];
+    let root = Directory::store(&entries, &blobs).unwrap();
+    let restored = bring_back(root, &blobs, &to(target.path()));
+    let all = if is_root() { 3 } else { 2 };
+    assert_eq!((restored.verified, restored.problems.1), (3, 0), "{:?}", restored.problems);
+    let fd = sys::open_root(target.path()).unwrap();
+    for name in [&b"changed"[..], b"more"] {
+        sys::set_xattr(sys::On::Name(fd.as_fd(), name), &xattr(b"2")).unwrap();
+    }
+    if is_root() {
+        std::os::unix::fs::chown(target.path().join("owner"), Some(12), None).unwrap();
+        fs::set_permissions(target.path().join("owner"), fs::Permissions::from_mode(0o640)).unwrap();
+    }
+    let again = bring_back(root, &blobs, &to(target.path()));
+    let mut found: Vec<_> = again.problems.0.iter().filter(|p| p.contains("is not what")).cloned().collect();
+    found.sort();
+    assert_eq!(found.len(), all, "{found:?}");
+    assert_eq!(found[0], "/changed: is not what the backup holds: its attribute user.note differs");
+    assert_eq!(found[1], "/more: is not what the backup holds: it has the attribute user.note");
+    if is_root() {
+        assert_eq!(found[2], "/owner: is not what the backup holds: its owner differs");
+    }
 }
 
 /// Content counts most: an attribute that cannot be set is named, and the file is there.

@@ -3,13 +3,14 @@
 use super::{Restore, below};
 use crate::FilesError;
 use crate::blob::{BlobKind, Hash};
-use crate::sys;
-use crate::tree::{Content, Entry, EntryKind};
+use crate::sys::{self, On};
+use crate::tree::{Content, Entry, EntryKind, Xattr};
 use crate::wanted::Wanted;
-use rustix::fd::OwnedFd;
+use rustix::fd::{AsFd, OwnedFd};
 use rustix::fs::{Advice, FileType, fadvise};
 use std::fs::File;
 use std::os::unix::fs::FileExt;
+use std::sync::atomic::Ordering;
 
 /// Bytes read at a time where a hole should be.
 const STEP: usize = 256 * 1024;
@@ -90,6 +91,11 @@ impl Verify<'_> {
             if sys::mtime(&stat) != entry.meta.mtime {
                 return Err("its modification time differs".into());
             }
+            let not_root = self.restore.not_root.load(Ordering::Relaxed);
+            if !not_root && (stat.st_uid, stat.st_gid) != (entry.meta.uid, entry.meta.gid) {
+                return Err("its owner differs".into());
+            }
+            self.xattrs(On::Name(fd.as_fd(), &entry.name), &entry.meta.xattrs)?;
         }
         match &entry.kind {
             EntryKind::File(content) => self.content(fd, entry, content),
@@ -100,6 +106,22 @@ impl Verify<'_> {
             }
             _ => Ok(()),
         }
+    }
+
+    fn xattrs(&self, on: On<'_>, held: &[Xattr]) -> Result<(), String> {
+        let (there, _) = sys::xattrs(on).map_err(|e| format!("its attributes cannot be read: {e}"))?;
+        let stubborn = self.restore.stubborn.lock();
+        let text = |x: &Xattr| String::from_utf8_lossy(&x.name).into_owned();
+        let of = |all: &[Xattr], x: &Xattr| all.iter().find(|o| o.name == x.name).cloned();
+        for x in there.iter().filter(|x| !stubborn.contains(&x.name)) {
+            match of(held, x) {
+                None => return Err(format!("it has the attribute {}", text(x))),
+                Some(h) if h.value != x.value => return Err(format!("its attribute {} differs", text(x))),
+                Some(_) => {}
+            }
+        }
+        let lost = held.iter().find(|x| !stubborn.contains(&x.name) && of(&there, x).is_none());
+        lost.map_or(Ok(()), |x| Err(format!("its attribute {} is missing", text(x))))
     }
 
     fn content(&self, fd: &OwnedFd, entry: &Entry, content: &Content) -> Result<(), String> {

@@ -22,6 +22,8 @@ use std::sync::mpsc::Receiver;
 
 /// Pieces of a file that are announced before they are read.
 const AHEAD: usize = 16;
+/// Attributes that do not become what they were here, by name.
+const STUBBORN: usize = 256;
 
 /// A file that is to be written.
 pub struct Job {
@@ -52,7 +54,7 @@ impl Restore<'_> {
         match made {
             Some(id) => {
                 let (parent, name) = (folder.path.clone(), entry.name.clone());
-                links.insert(link, Link::There { parent, name, id: *id });
+                links.insert(link, Link::There { parent, name, id: *id, like: entry.likeness() });
             }
             None => drop(links.remove(&link)),
         }
@@ -68,7 +70,7 @@ impl Restore<'_> {
         let file = sys::create(&folder.fd, &temporary).map_err(|e| format!("cannot be made: {e}"))?;
         let file = File::from(file);
         let written = self.fill_file(&file, content).and_then(|()| {
-            self.note_meta(folder, entry, apply(self, On::File(file.as_fd()), &entry.meta, false));
+            self.note_meta(folder, entry, apply(self, On::File(file.as_fd()), &entry.meta));
             fstat(&file).map_err(|e| e.to_string())
         });
         match written {
@@ -87,6 +89,14 @@ impl Restore<'_> {
     fn note_meta(&self, folder: &Folder, entry: &Entry, applied: Result<(), String>) {
         if let Err(why) = applied {
             self.problems.add(&folder.path_of(&entry.name), why);
+        }
+    }
+
+    /// An attribute that is not as it was here was named, or is the kernel's: verifying does not miss it again.
+    fn note_stubborn(&self, name: &[u8]) {
+        let mut stubborn = self.stubborn.lock();
+        if stubborn.len() < STUBBORN {
+            stubborn.insert(name.to_vec());
         }
     }
 
@@ -202,9 +212,19 @@ fn mode(meta: &Meta, owned: bool) -> Mode {
     Mode::from_raw_mode(if owned { meta.mode } else { meta.mode & 0o1777 })
 }
 
-fn set_xattrs(on: On<'_>, xattrs: &[Xattr], wrong: &mut Vec<String>) {
+/// Makes the attributes what they were. What is made where a default access control list is has one of its own first.
+fn set_xattrs(restore: &Restore<'_>, on: On<'_>, xattrs: &[Xattr], wrong: &mut Vec<String>) {
+    if let Ok((there, _)) = sys::xattrs(on) {
+        for stale in there.iter().filter(|x| !xattrs.iter().any(|m| m.name == x.name)) {
+            // The kernel keeps some of its own.
+            if sys::remove_xattr(on, &stale.name).is_err() {
+                restore.note_stubborn(&stale.name);
+            }
+        }
+    }
     for xattr in xattrs {
         if let Err(e) = sys::set_xattr(on, xattr) {
+            restore.note_stubborn(&xattr.name);
             let name = String::from_utf8_lossy(&xattr.name);
             wrong.push(format!("its attribute {name} cannot be set: {e}"));
         }
@@ -217,18 +237,12 @@ fn all_right(wrong: &[String]) -> Result<(), String> {
 
 /// Gives an open file or directory what belongs to it, as much of it as there is a way to. In this order: a new owner
 /// takes capabilities and set-user-id away, and everything moves the times.
-pub fn apply(restore: &Restore<'_>, on: On<'_>, meta: &Meta, clean: bool) -> Result<(), String> {
+pub fn apply(restore: &Restore<'_>, on: On<'_>, meta: &Meta) -> Result<(), String> {
     let On::File(fd) = on else { return Err("it is not open".into()) };
     let mut wrong = Vec::new();
     let (uid, gid) = owner(meta);
     let owned = owned(restore, fchown(fd, uid, gid), &mut wrong);
-    if clean && let Ok((there, _)) = sys::xattrs(on) {
-        for stale in there.iter().filter(|x| !meta.xattrs.iter().any(|m| m.name == x.name)) {
-            // The kernel keeps some of its own.
-            let _ = sys::remove_xattr(on, &stale.name);
-        }
-    }
-    set_xattrs(on, &meta.xattrs, &mut wrong);
+    set_xattrs(restore, on, &meta.xattrs, &mut wrong);
     if let Err(e) = fchmod(fd, mode(meta, owned)) {
         wrong.push(format!("its permissions cannot be set: {e}"));
     }
@@ -252,7 +266,7 @@ fn apply_by_name(
     let mut wrong = Vec::new();
     let (uid, gid) = owner(meta);
     let owned = owned(restore, chownat(&held, c"", uid, gid, AtFlags::EMPTY_PATH), &mut wrong);
-    set_xattrs(On::Name(folder.fd.as_fd(), name), &meta.xattrs, &mut wrong);
+    set_xattrs(restore, On::Name(folder.fd.as_fd(), name), &meta.xattrs, &mut wrong);
     if !symlink {
         // By what is held: the name may lead to something else by now.
         let path = format!("/proc/self/fd/{}", rustix::fd::AsRawFd::as_raw_fd(&held));

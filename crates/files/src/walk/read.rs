@@ -1,7 +1,7 @@
 //! Reads the files that changed.
 
 use super::node::Node;
-use super::{LINKED, Walk, origin};
+use super::{LINKED, Linked, Walk, origin, settled};
 use crate::cut::{CutError, Cutter};
 use crate::sys::{self, On};
 use crate::tree::{Content, Entry, EntryKind, Time};
@@ -48,12 +48,13 @@ impl Walk<'_> {
         let file = File::from(file);
         let mut attempt = 1;
         loop {
+            let now = self.clock.wall();
             let before = match fstat(&file) {
                 Ok(s) if FileType::from_raw_mode(s.st_mode) == FileType::RegularFile => s,
                 Ok(_) => return self.problems.add(&path, "became something else while the backup was made"),
                 Err(e) => return self.problems.add(&path, e),
             };
-            let content = match self.content(&file, &before) {
+            let Linked { content, settled, .. } = match self.content(&file, &before, settled(&before, now)) {
                 Ok(c) => c,
                 Err(CutError::Blob(e)) => return self.fail(e.into()),
                 Err(CutError::Read(e)) => return self.problems.add(&path, format!("cannot be read: {e}")),
@@ -68,8 +69,10 @@ impl Walk<'_> {
                 continue;
             }
             let mut from = origin(&before);
-            if !still {
+            if !still || !settled {
                 from.ctime = Time::default();
+            }
+            if !still {
                 self.problems.add(&path, "changed while it was read; kept as it was read");
             }
             self.counts.bytes.fetch_add(content.size, Ordering::Relaxed);
@@ -79,23 +82,23 @@ impl Walk<'_> {
         }
     }
 
-    fn content(&self, file: &File, stat: &Stat) -> Result<Content, CutError> {
+    fn content(&self, file: &File, stat: &Stat, settled: bool) -> Result<Linked, CutError> {
         let link = (stat.st_nlink > 1).then_some((stat.st_dev, stat.st_ino));
         let times = (sys::mtime(stat), sys::ctime(stat));
-        if let Some((then, known)) = link.and_then(|l| self.linked.lock().get(&l).cloned())
-            && then == times
-            && known.size == stat.st_size as u64
+        if let Some(known) = link.and_then(|l| self.linked.lock().get(&l).cloned())
+            && known.times == times
+            && known.content.size == stat.st_size as u64
         {
             return Ok(known);
         }
-        let content = self.read(file, stat)?;
+        let read = Linked { times, content: self.read(file, stat)?, settled };
         if let Some(link) = link {
             let mut linked = self.linked.lock();
             if linked.len() < LINKED {
-                linked.insert(link, (times, content.clone()));
+                linked.insert(link, read.clone());
             }
         }
-        Ok(content)
+        Ok(read)
     }
 
     fn read(&self, file: &File, stat: &Stat) -> Result<Content, CutError> {

@@ -131,6 +131,8 @@ fn noise(len: usize) -> Vec<u8> {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_backup_is_made_listed_read_compared_and_brought_back() {
     let rig = Rig::new();
+    // Long after the files were written.
+    rig.w.clock.set_wall(WallTime(4_000_000_000_000_000_000));
     fs::create_dir(rig.root().join("sub")).unwrap();
     fs::write(rig.root().join("sub/a"), "first").unwrap();
     fs::write(rig.root().join("large"), vec![7; 3_000_000]).unwrap();

@@ -97,3 +97,18 @@ async fn what_is_remembered_of_a_tree_is_bounded() {
     sink.remember(blake3::hash(b"one more"), &blob).unwrap();
     assert!(sink.walked().is_none() && sink.trees.is_empty());
 }
+
+/// A file may hold the very bytes a directory is stored as: both are offered, as what they are.
+#[tokio::test]
+async fn content_that_is_a_tree_elsewhere_does_not_stand_for_it() {
+    let (sink, mut offers) = Sink::new(None);
+    let hash = lifeboat_files::tree::Directory::store(&[], &MemoryBlobs::default()).unwrap();
+    let empty = Bytes::from_static(b"LT\x01\x01");
+    assert_eq!(blake3::hash(&empty), hash);
+    sink.put(BlobKind::File, hash, empty.clone()).unwrap();
+    assert!(sink.has(BlobKind::File, &hash).unwrap() && !sink.has(BlobKind::Tree, &hash).unwrap());
+    sink.put(BlobKind::Tree, hash, empty).unwrap();
+    sink.offer(&mut sink.window.lock()).unwrap();
+    let offered = offer(offers.recv().await.unwrap());
+    assert_eq!(offered.blobs.iter().map(|b| b.tree).collect::<Vec<_>>(), [false, true]);
+}

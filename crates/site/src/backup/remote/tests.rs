@@ -104,7 +104,7 @@ fn walked(rig: &Rig) -> (Ordered, BackupDone) {
         one_file_system: false,
         readers: 1,
     };
-    let walked = walk(&options, None, &sink, &Monitor::default()).unwrap();
+    let walked = walk(&options, None, &sink, &Monitor::default(), &*rig.w.clock).unwrap();
     let done =
         BackupDone { root: walked.root.as_bytes().to_vec(), files: walked.files, ..BackupDone::default() };
     (sink, done)
