@@ -36,7 +36,14 @@ async fn a_restore_to_an_agents_host_is_an_admins_named_and_audited() {
         text(start(restore("aaaa0000", "/x", Some("gone"))).await),
         "the agent 'gone' was revoked (join it again with a new join token)"
     );
-    assert_eq!(code(start(restore("aaaa0000", "srv", Some("web"))).await), ErrorCode::Invalid);
+    for target in ["srv", "/.", "/srv/..", "/srv/./x"] {
+        assert_eq!(
+            code(start(restore("aaaa0000", target, Some("web"))).await),
+            ErrorCode::Invalid,
+            "{target}"
+        );
+        assert_eq!(code(start(restore("aaaa0000", target, None)).await), ErrorCode::Invalid, "{target}");
+    }
     let over = text(start(restore("aaaa0000", "/", None)).await);
     assert!(over.contains("host of agent 'web'") && over.contains("--agent NAME"), "{over}");
     assert!(stage.app.jobs().await.unwrap().is_empty(), "what is refused changes nothing");
