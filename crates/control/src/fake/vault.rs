@@ -266,7 +266,9 @@ impl VaultPort for FakeVault {
 
     async fn backup(&self, backup: &str) -> Result<Backup, PortError> {
         let w = self.open()?;
-        w.backups.iter().find(|b| b.id == backup).cloned().ok_or_else(|| missing("backup"))
+        let short = backup.to_ascii_lowercase();
+        let found = w.backups.iter().find(|b| b.set == backup || b.id.starts_with(&short));
+        found.cloned().ok_or_else(|| missing("backup"))
     }
 
     async fn diff(&self, older: &str, newer: &str) -> Result<Vec<FileChange>, PortError> {

@@ -188,7 +188,9 @@ pub struct HoldBackupArgs {
 }
 
 #[derive(Debug, Args)]
-#[command(after_help = BACKUP_FORMS)]
+#[command(after_help = "\
+A backup is named by its id, by the first digits of it (at least 8), or by a set's name for its newest; with --yes not by a \
+name, because nobody has seen which backup that is.")]
 pub struct DeleteBackupArgs {
     /// Which backup
     pub backup: String,

@@ -66,19 +66,25 @@ impl Session {
                 Ok(())
             }
             BackupCommand::Hold(args) => {
-                self.confirm_lock(&args.hold, &format!("the backup {}", args.backup))?;
-                let held = self.client.hold_backup(&args.backup, &hold_request(&args.hold)).await?;
+                // A set's newest may be another one by the time a person has answered.
+                let backup = self.client.backup(&args.backup).await?;
+                let what = format!("the backup {} of {}", backups::short_id(&backup.id), backup.set);
+                self.confirm_lock(&args.hold, &what)?;
+                let held = self.client.hold_backup(&backup.id, &hold_request(&args.hold)).await?;
                 self.out.answer(&held, |b, style| backups::full(b, now(), style))
             }
             BackupCommand::Delete(args) => {
+                let mut which = args.backup;
                 if !args.yes {
-                    let backup = self.client.backup(&args.backup).await?;
+                    let backup = self.client.backup(&which).await?;
                     let id = backups::short_id(&backup.id);
                     let what = format!("The backup {id} of {} is deleted for good.", backup.set);
                     confirm(&what, &id)?;
+                    which = backup.id;
                 }
-                self.client.delete_backup(&args.backup).await?;
-                self.out.note(format!("backup {} is deleted; the next prune frees its room", args.backup));
+                self.client.delete_backup(&which).await?;
+                let id = backups::short_id(&which);
+                self.out.note(format!("backup {id} is deleted; the next prune frees its room"));
                 Ok(())
             }
         }

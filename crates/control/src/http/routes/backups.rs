@@ -58,7 +58,8 @@ async fn backup(State(app): Site, Arg(id): Arg<String>) -> Answer<Backup> {
     Ok(Json(app.backup(&id).await?))
 }
 
-/// Deletes a backup for good; one that is locked is refused.
+/// Deletes a backup for good; one that is locked is refused. It takes the id, or its first 8 digits or more, and no set's
+/// name.
 #[utoipa::path(delete, path = "/v1/backups/{id}", tag = "backups", params(("id" = String, Path)),
     responses((status = 204)))]
 async fn delete_backup(State(app): Site, Extension(who): Who, Arg(id): Arg<String>) -> Done {
