@@ -90,7 +90,12 @@ fn schedule(cron: &str) -> Result<(), ApiError> {
     if cron.len() > MAX_SCHEDULE {
         return Err(bad(format!("it is longer than {MAX_SCHEDULE} bytes")));
     }
-    croner::Cron::from_str(cron).map(drop).map_err(|e| bad(e.to_string()))
+    let parsed = croner::Cron::from_str(cron).map_err(|e| bad(e.to_string()))?;
+    let from = WallTime(0).to_jiff().to_zoned(jiff::tz::TimeZone::UTC);
+    match parsed.find_next_occurrence(&from, false) {
+        Ok(_) => Ok(()),
+        Err(_) => Err(bad("no day is such a one".into())),
+    }
 }
 
 pub fn restore(r: &RestoreRequest) -> Result<(), ApiError> {

@@ -142,15 +142,20 @@ fn backup_set(args: &CreateArgs, known: impl Iterator<Item = BackupSet>) -> Outc
         .hint(format!("name the new one: --name NAME; or change that one: --name {name}")));
     }
     let base = old.as_ref().map(|o| o.retention.clone()).unwrap_or_else(RetentionSpec::default);
-    let keep = |given: &[String], old: Option<&Vec<String>>| match given.is_empty() {
-        true => old.cloned().unwrap_or_default(),
-        false => given.to_vec(),
+    // What is not named stays; what is to go is named by its own flag.
+    let old = old.as_ref();
+    let exclude = match (args.exclude.is_empty(), old.filter(|_| !args.no_exclude)) {
+        (true, Some(old)) => old.exclude.clone(),
+        _ => args.exclude.clone(),
     };
+    let one_file_system =
+        args.one_file_system || old.is_some_and(|o| o.one_file_system && !args.no_one_file_system);
+    let schedule = old.filter(|_| !args.no_schedule).and_then(|o| o.schedule.clone());
     Ok(BackupSet {
         agent: args.agent.clone(),
-        exclude: keep(&args.exclude, old.as_ref().map(|o| &o.exclude)),
-        one_file_system: args.one_file_system || old.as_ref().is_some_and(|o| o.one_file_system),
-        schedule: args.schedule.clone().or_else(|| old.as_ref().and_then(|o| o.schedule.clone())),
+        exclude,
+        one_file_system,
+        schedule: args.schedule.clone().or(schedule),
         retention: args.retention.over(&base).unwrap_or(base),
         name,
         paths,
