@@ -11,7 +11,7 @@ use crate::store::{AgentRow, Note};
 use crate::validate;
 use lifeboat_api::port::{Content, FilesAt};
 use lifeboat_api::types::{
-    ApiError, Backup, BackupSet, BackupSetInfo, ErrorCode, FileChange, FileEntry, HoldRequest, VaultState,
+    ApiError, Backup, BackupSet, BackupSetInfo, ErrorCode, FileChanges, FileEntry, HoldRequest, VaultState,
 };
 use std::collections::HashMap;
 
@@ -202,7 +202,7 @@ impl App {
         Ok(held)
     }
 
-    pub async fn diff_backups(&self, older: &str, newer: &str) -> Result<Vec<FileChange>, ApiError> {
+    pub async fn diff_backups(&self, older: &str, newer: &str) -> Result<FileChanges, ApiError> {
         validate::text("the older backup", older)?;
         validate::text("the newer backup", newer)?;
         self.port().diff(older, newer).await

@@ -271,10 +271,11 @@ impl VaultPort for FakeVault {
         found.cloned().ok_or_else(|| missing("backup"))
     }
 
-    async fn diff(&self, older: &str, newer: &str) -> Result<Vec<FileChange>, PortError> {
+    async fn diff(&self, older: &str, newer: &str) -> Result<FileChanges, PortError> {
         drop(self.open()?);
         let path = format!("{older}..{newer}");
-        Ok(vec![FileChange { path, change: FileChangeKind::Added, before: 0, after: 1 }])
+        let change = FileChange { path, change: FileChangeKind::Added, before: 0, after: 1 };
+        Ok(FileChanges { changes: vec![change], truncated: false })
     }
 
     async fn list_files(&self, at: FilesAt, path: &str) -> Result<Vec<FileEntry>, PortError> {

@@ -43,7 +43,7 @@ impl Session {
             }
             BackupCommand::Diff(args) => {
                 let changes = self.client.diff_backups(&args.older, &args.newer).await?;
-                self.out.answer(&changes, |c, style| backups::changes(c, style))
+                self.out.answer(&changes, backups::changes)
             }
             BackupCommand::Restore(args) => self.restore(args).await,
             BackupCommand::Dump(args) => {

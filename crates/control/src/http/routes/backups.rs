@@ -8,7 +8,7 @@ use axum::extract::State;
 use axum::http::StatusCode;
 use axum::{Extension, Json};
 use lifeboat_api::types::{
-    Backup, BackupMountQuery, BackupMountRequest, BackupSet, BackupSetInfo, BackupsQuery, FileChange,
+    Backup, BackupMountQuery, BackupMountRequest, BackupSet, BackupSetInfo, BackupsQuery, FileChanges,
     FileEntry, FilesQuery, HoldRequest,
 };
 use std::sync::Arc;
@@ -79,10 +79,10 @@ async fn hold_backup(
     Ok(Json(app.hold_backup(&who, &id, hold).await?))
 }
 
-/// What differs between two backups.
+/// What differs between two backups, the first of it where that is much.
 #[utoipa::path(get, path = "/v1/backups/{id}/diff/{newer}", tag = "backups",
-    params(("id" = String, Path), ("newer" = String, Path)), responses((status = 200, body = Vec<FileChange>)))]
-async fn diff_backups(State(app): Site, Arg((id, newer)): Arg<(String, String)>) -> Answer<Vec<FileChange>> {
+    params(("id" = String, Path), ("newer" = String, Path)), responses((status = 200, body = FileChanges)))]
+async fn diff_backups(State(app): Site, Arg((id, newer)): Arg<(String, String)>) -> Answer<FileChanges> {
     Ok(Json(app.diff_backups(&id, &newer).await?))
 }
 
