@@ -90,6 +90,9 @@ pub const MAX_API_CONNECTIONS: usize = 256;
 /// Most rows one listing of the API returns.
 pub const MAX_API_ROWS: u32 = 10_000;
 
+/// Bytes of paths in one comparison of backups; as JSON a byte may be six.
+pub const MAX_DIFF: usize = 4 * MIB;
+
 /// Largest certificate request an agent may hand in, in bytes of PEM.
 pub const MAX_CSR: usize = 16 * KIB;
 

@@ -1,7 +1,9 @@
 //! What a walk leaves out: patterns as in `.gitignore`, counted from the root of the file system.
 
-use crate::FilesError;
+use crate::{FilesError, sys};
 use ignore::gitignore::{Gitignore, GitignoreBuilder};
+use rustix::fd::OwnedFd;
+use rustix::fs::{FileType, Stat};
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
@@ -43,9 +45,18 @@ impl Exclude {
     }
 
     /// Whether nothing of this directory may be kept, even where it, or something in it, was asked for.
-    pub fn forbids(&self, device: u64, inode: u64) -> bool {
-        self.directories.contains(&(device, inode))
+    pub fn forbids(&self, directory: &OwnedFd, stat: &Stat) -> bool {
+        self.directories.contains(&(stat.st_dev, stat.st_ino)) || is_sites(directory)
     }
+}
+
+/// Whether a directory is a site's own, which holds the keys to everything. The walk may be an agent's, which knows nothing
+/// of a site on its host.
+fn is_sites(directory: &OwnedFd) -> bool {
+    let is = |name: &[u8], kind| {
+        sys::stat(directory, name).is_ok_and(|s| FileType::from_raw_mode(s.st_mode) == kind)
+    };
+    is(b"site.toml", FileType::RegularFile) && is(b"keys", FileType::Directory)
 }
 
 #[cfg(test)]

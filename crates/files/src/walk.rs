@@ -390,7 +390,7 @@ impl Walk<'_> {
             Ok(o) => o,
             Err(e) => return self.problems.add(&path, e),
         };
-        if self.options.exclude.forbids(stat.st_dev, stat.st_ino) {
+        if self.options.exclude.forbids(&fd, &stat) {
             return self.problems.add(&path, "is left out: Lifeboat keeps its own state or backups there");
         }
         self.counts.directories.fetch_add(1, Ordering::Relaxed);

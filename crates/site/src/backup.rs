@@ -341,7 +341,9 @@ impl Site {
         let alone = |job: &VaultJob| job.kind == "backup" && job.subject == name;
         self.vault.jobs.start(("backup", name), alone, move |control| {
             let made = site.make_backup(&set, control);
-            site.backups.note(&set.name, made.as_ref().err());
+            // A site that stops ends everything, and makes up for it when it runs again.
+            let cancelled = control.cancelled() && !*site.shutdown.borrow();
+            site.backups.note(&set.name, made.as_ref().err(), cancelled);
             made.map(VaultJobResult::Backup)
         })
     }

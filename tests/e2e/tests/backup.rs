@@ -91,7 +91,7 @@ fn a_directory_is_backed_up_compared_read_mounted_and_brought_back() {
     let changes = site.json(&["backup", "diff", &id(&first), &id(second)]);
     let of = |name: &str| {
         let path = format!("{}/{name}", text(&data));
-        let all = changes.as_array().unwrap();
+        let all = changes["changes"].as_array().unwrap();
         all.iter().find(|c| c["path"] == *path).map(|c| c["change"].as_str().unwrap().to_string())
     };
     assert_eq!(of("new").as_deref(), Some("added"));

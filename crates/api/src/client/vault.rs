@@ -101,7 +101,7 @@ impl Client {
         self.post(&format!("/v1/backups/{}/hold", escape(id)), hold).await
     }
 
-    pub async fn diff_backups(&self, older: &str, newer: &str) -> Result<Vec<FileChange>, ClientError> {
+    pub async fn diff_backups(&self, older: &str, newer: &str) -> Result<FileChanges, ClientError> {
         let path = format!("/v1/backups/{}/diff/{}", escape(older), escape(newer));
         self.patient().get(&path).await
     }

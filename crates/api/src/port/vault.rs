@@ -2,7 +2,7 @@
 
 use super::PortError;
 use crate::types::{
-    Backup, BackupSet, BackupSetInfo, Catalogue, ErrorCode, FileChange, FileEntry, HoldRequest, PointInfo,
+    Backup, BackupSet, BackupSetInfo, Catalogue, ErrorCode, FileChanges, FileEntry, HoldRequest, PointInfo,
     VaultClock, VaultJob, VaultJobRequest, VaultState, VaultStatus, VaultUsage,
 };
 use async_trait::async_trait;
@@ -68,7 +68,7 @@ pub trait VaultPort: Send + Sync {
     /// Newest first.
     async fn backups(&self, set: Option<&str>) -> Result<Vec<Backup>, PortError>;
     async fn backup(&self, backup: &str) -> Result<Backup, PortError>;
-    async fn diff(&self, older: &str, newer: &str) -> Result<Vec<FileChange>, PortError>;
+    async fn diff(&self, older: &str, newer: &str) -> Result<FileChanges, PortError>;
     /// What a directory holds, or the file itself; sorted by name.
     async fn list_files(&self, at: FilesAt, path: &str) -> Result<Vec<FileEntry>, PortError>;
     /// A file's content.
@@ -184,7 +184,7 @@ impl VaultPort for NoVault {
         none()
     }
 
-    async fn diff(&self, _older: &str, _newer: &str) -> Result<Vec<FileChange>, PortError> {
+    async fn diff(&self, _older: &str, _newer: &str) -> Result<FileChanges, PortError> {
         none()
     }
 

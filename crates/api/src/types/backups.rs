@@ -91,7 +91,14 @@ pub enum FileKind {
     Char,
 }
 
-/// What differs between two backups.
+/// What differs between two backups, in order of paths.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct FileChanges {
+    pub changes: Vec<FileChange>,
+    /// There is more than these.
+    pub truncated: bool,
+}
+
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct FileChange {
     pub path: String,

@@ -11,12 +11,14 @@ use crate::store::{AgentRow, Note};
 use crate::validate;
 use lifeboat_api::port::{Content, FilesAt};
 use lifeboat_api::types::{
-    ApiError, Backup, BackupSet, BackupSetInfo, ErrorCode, FileChange, FileEntry, HoldRequest, VaultState,
+    ApiError, Backup, BackupSet, BackupSetInfo, ErrorCode, FileChanges, FileEntry, HoldRequest, VaultState,
 };
 use std::collections::HashMap;
 
 /// Sets a site has at most.
 const MAX_SETS: usize = 1000;
+/// Digits of an id that are enough to name a backup.
+const SHORT_ID: usize = 8;
 
 pub(super) type AgentNames = HashMap<String, String>;
 
@@ -172,8 +174,17 @@ impl App {
         Ok(backup)
     }
 
+    /// Deletes a backup for good, by its id or the first digits of it.
     pub async fn delete_backup(&self, actor: &Actor, id: &str) -> Result<(), ApiError> {
         let backup = self.backup(id).await?;
+        // A set's name stands for its newest, which may be another one than a moment ago.
+        let named = id.len() >= SHORT_ID && backup.id.starts_with(&id.to_ascii_lowercase());
+        if !named && backup.id != id {
+            let short: String = backup.id.chars().take(SHORT_ID).collect();
+            let why = "is no id of a backup, and what it names may be another one soon";
+            return Err(ApiError::new(ErrorCode::Invalid, format!("'{}' {why}", validate::shown(id)))
+                .hint(format!("delete it by its id: {short}")));
+        }
         self.port().delete_backup(&backup.id).await?;
         let detail = format!("backup {} of {}", backup.id, backup.time);
         self.note(Note::done(&actor.name, "backup.delete", &backup.set, detail)).await;
@@ -191,7 +202,7 @@ impl App {
         Ok(held)
     }
 
-    pub async fn diff_backups(&self, older: &str, newer: &str) -> Result<Vec<FileChange>, ApiError> {
+    pub async fn diff_backups(&self, older: &str, newer: &str) -> Result<FileChanges, ApiError> {
         validate::text("the older backup", older)?;
         validate::text("the newer backup", newer)?;
         self.port().diff(older, newer).await

@@ -266,13 +266,16 @@ impl VaultPort for FakeVault {
 
     async fn backup(&self, backup: &str) -> Result<Backup, PortError> {
         let w = self.open()?;
-        w.backups.iter().find(|b| b.id == backup).cloned().ok_or_else(|| missing("backup"))
+        let short = backup.to_ascii_lowercase();
+        let found = w.backups.iter().find(|b| b.set == backup || b.id.starts_with(&short));
+        found.cloned().ok_or_else(|| missing("backup"))
     }
 
-    async fn diff(&self, older: &str, newer: &str) -> Result<Vec<FileChange>, PortError> {
+    async fn diff(&self, older: &str, newer: &str) -> Result<FileChanges, PortError> {
         drop(self.open()?);
         let path = format!("{older}..{newer}");
-        Ok(vec![FileChange { path, change: FileChangeKind::Added, before: 0, after: 1 }])
+        let change = FileChange { path, change: FileChangeKind::Added, before: 0, after: 1 };
+        Ok(FileChanges { changes: vec![change], truncated: false })
     }
 
     async fn list_files(&self, at: FilesAt, path: &str) -> Result<Vec<FileEntry>, PortError> {

@@ -532,7 +532,7 @@ async fn files_are_backed_up_and_read_over_the_wire() {
     assert_eq!(o.backups(Some("far")).await.unwrap()[0].agent.as_deref(), Some("a1"));
     assert_eq!(o.backups(None).await.unwrap().len(), 2);
     assert_eq!(o.backup_files("b1", "/etc").await.unwrap().len(), 1);
-    assert_eq!(o.diff_backups("b1", "b2").await.unwrap()[0].path, "b1..b2");
+    assert_eq!(o.diff_backups("b1", "b2").await.unwrap().changes[0].path, "b1..b2");
     let mut got = Vec::new();
     let mut sink = |piece: Bytes| {
         got.extend_from_slice(&piece);

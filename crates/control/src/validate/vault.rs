@@ -72,10 +72,7 @@ pub fn backup_set(s: &BackupSet) -> Result<(), ApiError> {
     if !(1..=MAX_PATHS).contains(&s.paths.len()) {
         return Err(invalid(format!("a backup set has 1 to {MAX_PATHS} paths, not {}", s.paths.len())));
     }
-    s.paths.iter().try_for_each(|p| absolute("the path", p, MAX_TEXT))?;
-    if let Some(p) = s.paths.iter().find(|p| p.split('/').any(|part| part == ".." || part == ".")) {
-        return Err(invalid(format!("the path '{}' has '.' or '..' in it", shown(p))));
-    }
+    s.paths.iter().try_for_each(|p| absolute("the path", p, MAX_TEXT).and_then(|()| plain("the path", p)))?;
     if s.exclude.len() > MAX_EXCLUDES {
         return Err(invalid(format!("a backup set has at most {MAX_EXCLUDES} exclude patterns")));
     }
@@ -93,7 +90,12 @@ fn schedule(cron: &str) -> Result<(), ApiError> {
     if cron.len() > MAX_SCHEDULE {
         return Err(bad(format!("it is longer than {MAX_SCHEDULE} bytes")));
     }
-    croner::Cron::from_str(cron).map(drop).map_err(|e| bad(e.to_string()))
+    let parsed = croner::Cron::from_str(cron).map_err(|e| bad(e.to_string()))?;
+    let from = WallTime(0).to_jiff().to_zoned(jiff::tz::TimeZone::UTC);
+    match parsed.find_next_occurrence(&from, false) {
+        Ok(_) => Ok(()),
+        Err(_) => Err(bad("no day is such a one".into())),
+    }
 }
 
 pub fn restore(r: &RestoreRequest) -> Result<(), ApiError> {
@@ -110,7 +112,16 @@ pub fn restore(r: &RestoreRequest) -> Result<(), ApiError> {
 
 /// A directory of the site's host, or of an agent's.
 pub fn directory(path: &str) -> Result<(), ApiError> {
-    absolute("the directory", path, MAX_TEXT)
+    absolute("the directory", path, MAX_TEXT)?;
+    plain("the directory", path)
+}
+
+/// What a path says is where it leads: '/srv/..' is not taken for something else than '/'.
+fn plain(what: &str, path: &str) -> Result<(), ApiError> {
+    if path.split('/').any(|part| part == ".." || part == ".") {
+        return Err(invalid(format!("{what} '{}' has '.' or '..' in it", shown(path))));
+    }
+    Ok(())
 }
 
 /// A path within a backup or a disk; the root when it is empty. What it leads to is the data side's to judge.

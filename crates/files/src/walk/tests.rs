@@ -317,6 +317,29 @@ fn a_directory_that_is_forbidden_is_left_out_by_any_name() {
     }
 }
 
+/// A site's own directory is nobody's to read, also through an agent that happens to be on its host.
+#[test]
+fn a_sites_own_directory_is_left_out() {
+    let (_dir, root) = tree();
+    let site = root.join("site");
+    fs::create_dir_all(site.join("keys")).unwrap();
+    fs::write(site.join("site.toml"), "").unwrap();
+    fs::write(site.join("keys/vault.key"), "secret").unwrap();
+    // One of the two alone may be anybody's.
+    fs::create_dir_all(root.join("other/keys")).unwrap();
+    fs::write(root.join("other/keys/mine"), "mine").unwrap();
+    for path in [root.clone(), site.clone(), site.join("keys"), site.join("keys/vault.key")] {
+        let blobs = MemoryBlobs::default();
+        let mut options = options(&path);
+        options.paths.push(root.join("other"));
+        let walked = walk(&options, None, &blobs, &Monitor::default(), &later()).unwrap();
+        assert!(!blobs.has(BlobKind::File, &blake3::hash(b"secret")).unwrap(), "{path:?}");
+        assert!(blobs.has(BlobKind::File, &blake3::hash(b"mine")).unwrap(), "{path:?}");
+        assert_eq!(walked.problems.1, 1, "{:?}", walked.problems);
+        assert!(walked.problems.0[0].contains("site: is left out: Lifeboat keeps"), "{:?}", walked.problems);
+    }
+}
+
 struct Full;
 
 impl BlobSink for Full {

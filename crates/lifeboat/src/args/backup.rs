@@ -59,12 +59,21 @@ pub struct CreateArgs {
     /// Leave out what matches, as in .gitignore; may be repeated
     #[arg(long, value_name = "PATTERN")]
     pub exclude: Vec<String>,
+    /// Leave nothing out any more
+    #[arg(long, conflicts_with = "exclude")]
+    pub no_exclude: bool,
     /// Do not go into other file systems
     #[arg(long)]
     pub one_file_system: bool,
+    /// Go into other file systems again
+    #[arg(long, conflicts_with = "one_file_system")]
+    pub no_one_file_system: bool,
     /// Run it by itself: minute, hour, day, month, weekday, in the site's time zone
     #[arg(long, value_name = "CRON")]
     pub schedule: Option<String>,
+    /// Run it by hand only from now on
+    #[arg(long, conflicts_with = "schedule")]
+    pub no_schedule: bool,
     #[command(flatten)]
     pub retention: RetentionArgs,
     /// Make or change the set, and do not run it now
@@ -188,7 +197,9 @@ pub struct HoldBackupArgs {
 }
 
 #[derive(Debug, Args)]
-#[command(after_help = BACKUP_FORMS)]
+#[command(after_help = "\
+A backup is named by its id, by the first digits of it (at least 8), or by a set's name for its newest; with --yes not by a \
+name, because nobody has seen which backup that is.")]
 pub struct DeleteBackupArgs {
     /// Which backup
     pub backup: String,

@@ -43,7 +43,7 @@ impl Session {
             }
             BackupCommand::Diff(args) => {
                 let changes = self.client.diff_backups(&args.older, &args.newer).await?;
-                self.out.answer(&changes, |c, style| backups::changes(c, style))
+                self.out.answer(&changes, backups::changes)
             }
             BackupCommand::Restore(args) => self.restore(args).await,
             BackupCommand::Dump(args) => {
@@ -66,19 +66,25 @@ impl Session {
                 Ok(())
             }
             BackupCommand::Hold(args) => {
-                self.confirm_lock(&args.hold, &format!("the backup {}", args.backup))?;
-                let held = self.client.hold_backup(&args.backup, &hold_request(&args.hold)).await?;
+                // A set's newest may be another one by the time a person has answered.
+                let backup = self.client.backup(&args.backup).await?;
+                let what = format!("the backup {} of {}", backups::short_id(&backup.id), backup.set);
+                self.confirm_lock(&args.hold, &what)?;
+                let held = self.client.hold_backup(&backup.id, &hold_request(&args.hold)).await?;
                 self.out.answer(&held, |b, style| backups::full(b, now(), style))
             }
             BackupCommand::Delete(args) => {
+                let mut which = args.backup;
                 if !args.yes {
-                    let backup = self.client.backup(&args.backup).await?;
+                    let backup = self.client.backup(&which).await?;
                     let id = backups::short_id(&backup.id);
                     let what = format!("The backup {id} of {} is deleted for good.", backup.set);
                     confirm(&what, &id)?;
+                    which = backup.id;
                 }
-                self.client.delete_backup(&args.backup).await?;
-                self.out.note(format!("backup {} is deleted; the next prune frees its room", args.backup));
+                self.client.delete_backup(&which).await?;
+                let id = backups::short_id(&which);
+                self.out.note(format!("backup {id} is deleted; the next prune frees its room"));
                 Ok(())
             }
         }
@@ -136,15 +142,20 @@ fn backup_set(args: &CreateArgs, known: impl Iterator<Item = BackupSet>) -> Outc
         .hint(format!("name the new one: --name NAME; or change that one: --name {name}")));
     }
     let base = old.as_ref().map(|o| o.retention.clone()).unwrap_or_else(RetentionSpec::default);
-    let keep = |given: &[String], old: Option<&Vec<String>>| match given.is_empty() {
-        true => old.cloned().unwrap_or_default(),
-        false => given.to_vec(),
+    // What is not named stays; what is to go is named by its own flag.
+    let old = old.as_ref();
+    let exclude = match (args.exclude.is_empty(), old.filter(|_| !args.no_exclude)) {
+        (true, Some(old)) => old.exclude.clone(),
+        _ => args.exclude.clone(),
     };
+    let one_file_system =
+        args.one_file_system || old.is_some_and(|o| o.one_file_system && !args.no_one_file_system);
+    let schedule = old.filter(|_| !args.no_schedule).and_then(|o| o.schedule.clone());
     Ok(BackupSet {
         agent: args.agent.clone(),
-        exclude: keep(&args.exclude, old.as_ref().map(|o| &o.exclude)),
-        one_file_system: args.one_file_system || old.as_ref().is_some_and(|o| o.one_file_system),
-        schedule: args.schedule.clone().or_else(|| old.as_ref().and_then(|o| o.schedule.clone())),
+        exclude,
+        one_file_system,
+        schedule: args.schedule.clone().or(schedule),
         retention: args.retention.over(&base).unwrap_or(base),
         name,
         paths,

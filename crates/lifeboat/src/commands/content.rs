@@ -2,6 +2,7 @@
 //!
 //! Invariant: a file appears under its name only when all of it came; what breaks off leaves nothing.
 
+use super::export::asked_to_stop;
 use crate::failure::{Failure, Outcome};
 use crate::image::Draft;
 use bytes::Bytes;
@@ -33,6 +34,12 @@ pub async fn write_to(output: Option<&Path>, fetch: impl AsyncFnOnce(Sink<'_>) -
         .open(draft.path())
         .map_err(|e| Failure::io(format_args!("write {}", path.display()), &e))?;
     let mut sink = |piece: Bytes| file.write_all(&piece);
-    fetch(&mut sink).await?;
+    tokio::select! {
+        fetched = fetch(&mut sink) => fetched?,
+        () = asked_to_stop() => return Err(Failure::failed("stopped; nothing was written")),
+    }
     draft.finish()
 }
+
+#[cfg(test)]
+mod tests;

@@ -5,7 +5,7 @@ use super::table::{Cell, Table};
 use super::text::{ago, millis, moment, one_line};
 use super::vault::{held, retention};
 use crate::out::Style;
-use lifeboat_api::types::{Backup, BackupSetInfo, FileChange, FileChangeKind, FileEntry, FileKind};
+use lifeboat_api::types::{Backup, BackupSetInfo, FileChangeKind, FileChanges, FileEntry, FileKind};
 use lifeboat_base::{WallTime, format_bytes};
 use std::fmt::Write;
 
@@ -169,12 +169,12 @@ fn mode(e: &FileEntry) -> String {
     text
 }
 
-pub fn changes(all: &[FileChange], style: Style) -> String {
-    if all.is_empty() {
+pub fn changes(all: &FileChanges, style: Style) -> String {
+    if all.changes.is_empty() && !all.truncated {
         return "they are equal".into();
     }
     let mut out = String::new();
-    for c in all {
+    for c in &all.changes {
         let (mark, size) = match c.change {
             FileChangeKind::Added => (style.green("+"), format_bytes(c.after)),
             FileChangeKind::Removed => (style.red("-"), format_bytes(c.before)),
@@ -185,6 +185,13 @@ pub fn changes(all: &[FileChange], style: Style) -> String {
             FileChangeKind::Type => (style.yellow("T"), "another type".into()),
         };
         let _ = writeln!(out, "{mark} {}  ({size})", one_line(&c.path));
+    }
+    if all.truncated {
+        let _ = writeln!(
+            out,
+            "only the first {} differences are shown; mount both to see the rest: lifeboat backup mount",
+            all.changes.len()
+        );
     }
     out
 }

@@ -3,10 +3,10 @@
 use super::{Backups, Reading, files_error};
 use crate::port::blocking;
 use lifeboat_api::port::{Content, PortError};
-use lifeboat_api::types::{ErrorCode, FileChange, FileChangeKind, FileEntry, FileKind};
+use lifeboat_api::types::{ErrorCode, FileChange, FileChangeKind, FileChanges, FileEntry, FileKind};
 use lifeboat_base::WallTime;
-use lifeboat_base::limits::MAX_API_ROWS;
-use lifeboat_files::diff::{ChangeKind, diff};
+use lifeboat_base::limits::{MAX_API_ROWS, MAX_DIFF};
+use lifeboat_files::diff::{Change, ChangeKind, diff};
 use lifeboat_files::entries::Dump;
 use lifeboat_files::fuse;
 use lifeboat_files::reader::Tree;
@@ -68,6 +68,34 @@ pub(crate) fn bounded<T>(rows: impl Iterator<Item = Result<T, PortError>>) -> Re
     Ok(out)
 }
 
+/// Collects changes while there is room: [`MAX_API_ROWS`] of them, [`MAX_DIFF`] bytes of paths.
+#[derive(Default)]
+struct Found {
+    all: FileChanges,
+    bytes: usize,
+}
+
+impl Found {
+    /// `false` when there is no room for this one, nor for any after it.
+    fn take(&mut self, change: &Change) -> bool {
+        let path = show(&change.path);
+        self.bytes += path.len();
+        if self.all.changes.len() >= MAX_API_ROWS as usize || self.bytes > MAX_DIFF {
+            self.all.truncated = true;
+            return false;
+        }
+        let kind = match change.kind {
+            ChangeKind::Added => FileChangeKind::Added,
+            ChangeKind::Removed => FileChangeKind::Removed,
+            ChangeKind::Content => FileChangeKind::Content,
+            ChangeKind::Metadata => FileChangeKind::Metadata,
+            ChangeKind::Type => FileChangeKind::Type,
+        };
+        self.all.changes.push(FileChange { path, change: kind, before: change.before, after: change.after });
+        true
+    }
+}
+
 impl Backups {
     /// What a directory holds, or the file itself.
     pub(crate) fn entries(&self, backup: &str, path: &str) -> Result<Vec<FileEntry>, PortError> {
@@ -104,29 +132,14 @@ impl Backups {
         .await
     }
 
-    /// What differs between two backups, at most [`MAX_API_ROWS`] of it.
-    pub(crate) fn compare(&self, older: &str, newer: &str) -> Result<Vec<FileChange>, PortError> {
+    /// What differs between two backups, as much of it as an answer has room for.
+    pub(crate) fn compare(&self, older: &str, newer: &str) -> Result<FileChanges, PortError> {
         let (old_source, old_root, _old) = self.tree(older)?;
         let (new_source, new_root, _new) = self.tree(newer)?;
-        let mut out = Vec::new();
+        let mut found = Found::default();
         let (older, newer) = (Tree::new(&*old_source, old_root), Tree::new(&*new_source, new_root));
-        let done = diff(older, newer, &mut |change| {
-            out.push(FileChange {
-                path: show(&change.path),
-                change: match change.kind {
-                    ChangeKind::Added => FileChangeKind::Added,
-                    ChangeKind::Removed => FileChangeKind::Removed,
-                    ChangeKind::Content => FileChangeKind::Content,
-                    ChangeKind::Metadata => FileChangeKind::Metadata,
-                    ChangeKind::Type => FileChangeKind::Type,
-                },
-                before: change.before,
-                after: change.after,
-            });
-            out.len() < MAX_API_ROWS as usize
-        });
-        done.map_err(|e| files_error(&e))?;
-        Ok(out)
+        diff(older, newer, &mut |change| found.take(&change)).map_err(|e| files_error(&e))?;
+        Ok(found.all)
     }
 
     /// Shows a backup at an empty directory of this host. What is shown there already is fine.
@@ -226,3 +239,6 @@ pub(super) fn reap_mounts(dir: &Path) {
     }
     let _ = std::fs::remove_file(dir.join(MOUNTS));
 }
+
+#[cfg(test)]
+mod tests;

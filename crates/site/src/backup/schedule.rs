@@ -1,7 +1,8 @@
 //! When sets are due.
 //!
 //! Invariants: a run that was missed, however often, is made once; a run that failed is tried again, ever more rarely,
-//! until the next one succeeds; a schedule counts from when it was given, also over restarts.
+//! until the next one succeeds; one that a person ended counts as made; a schedule counts from when it was given, also
+//! over restarts.
 
 use super::Backups;
 use crate::Site;
@@ -28,7 +29,7 @@ const FILE: &str = "backup-schedules.json";
 /// What is known of a set's next run.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Due {
-    /// When its schedule was given.
+    /// When its schedule was given, or a run was ended by a person.
     pub since: WallTime,
     /// Failures in a row, and until when (monotonic) it is left alone for them.
     failures: u32,
@@ -119,15 +120,19 @@ impl Backups {
         due.map(|s| s.set.name.clone()).collect()
     }
 
-    /// How a run ended.
-    pub(super) fn note(&self, set: &str, error: Option<&PortError>) {
+    /// How a run ended; `cancelled`: because a person said so.
+    pub(super) fn note(&self, set: &str, error: Option<&PortError>, cancelled: bool) {
         let now = self.clock.monotonic();
-        if let Some(state) = self.sets.lock().get_mut(set) {
-            state.error = error.map(ToString::to_string);
-            match error {
-                Some(_) => state.due.failed(now),
-                None => state.due.failures = 0,
+        let mut sets = self.sets.lock();
+        let Some(state) = sets.get_mut(set) else { return };
+        state.error = error.map(ToString::to_string);
+        match error {
+            Some(_) if cancelled => {
+                state.due = Due::new(self.clock.wall());
+                save(&self.dir, sets.values().map(|s| (&s.set, s.due.since)));
             }
+            Some(_) => state.due.failed(now),
+            None => state.due.failures = 0,
         }
     }
 }

@@ -5,7 +5,9 @@ use super::*;
 use crate::port::SiteHandle;
 use crate::testing::{PATIENCE, World, open_site_with};
 use crate::vault::VaultSettings;
-use lifeboat_api::types::{FileChangeKind, FileKind, HoldRequest, RestoreRequest, VaultJobState};
+use lifeboat_api::types::{
+    FileChangeKind, FileChanges, FileKind, HoldRequest, RestoreRequest, VaultJobState,
+};
 use lifeboat_base::Secret;
 use lifeboat_vault::ObjectName;
 use lifeboat_vault::store::memory::{Fault, MemoryStore, Method};
@@ -158,7 +160,8 @@ async fn a_backup_is_made_listed_read_compared_and_brought_back() {
     assert_eq!(read(content).await.unwrap(), b"first");
     assert!(read(backups.content("home", &rig.path("large")).await).await.unwrap() == vec![7; 3_000_000]);
 
-    let changes = backups.compare(&first.id, &second.id).unwrap();
+    let FileChanges { changes, truncated } = backups.compare(&first.id, &second.id).unwrap();
+    assert!(!truncated);
     let sub = rig.path("sub");
     let of = |path: &str| changes.iter().find(|c| c.path == format!("{sub}{path}")).map(|c| c.change);
     assert_eq!(of("/a"), Some(FileChangeKind::Content));

@@ -5,7 +5,7 @@ use crate::port::{SiteHandle, blocking};
 use async_trait::async_trait;
 use lifeboat_api::port::{Content, FilesAt, PortError, VaultPort};
 use lifeboat_api::types::{
-    Backup, BackupSet, BackupSetInfo, Catalogue, ErrorCode, FileChange, FileEntry, HoldRequest, PointInfo,
+    Backup, BackupSet, BackupSetInfo, Catalogue, ErrorCode, FileChanges, FileEntry, HoldRequest, PointInfo,
     VaultClock, VaultCopy, VaultJob, VaultJobRequest, VaultState, VaultStatus, VaultUsage,
 };
 use lifeboat_base::{PointId, ServerId};
@@ -236,7 +236,7 @@ impl VaultPort for SiteHandle {
         blocking(move || site.backups.backup(&backup)).await
     }
 
-    async fn diff(&self, older: &str, newer: &str) -> Result<Vec<FileChange>, PortError> {
+    async fn diff(&self, older: &str, newer: &str) -> Result<FileChanges, PortError> {
         let (site, older, newer) = (Arc::clone(&self.0), older.to_owned(), newer.to_owned());
         blocking(move || site.backups.compare(&older, &newer)).await
     }

@@ -1,4 +1,4 @@
-//! Restores: who may ask for them, and where they go.
+//! Restores: who may ask for them, and where they go. Backups that are deleted.
 
 use super::{code, text};
 use crate::fake::{FakeVault, Stage, admin};
@@ -36,7 +36,14 @@ async fn a_restore_to_an_agents_host_is_an_admins_named_and_audited() {
         text(start(restore("aaaa0000", "/x", Some("gone"))).await),
         "the agent 'gone' was revoked (join it again with a new join token)"
     );
-    assert_eq!(code(start(restore("aaaa0000", "srv", Some("web"))).await), ErrorCode::Invalid);
+    for target in ["srv", "/.", "/srv/..", "/srv/./x"] {
+        assert_eq!(
+            code(start(restore("aaaa0000", target, Some("web"))).await),
+            ErrorCode::Invalid,
+            "{target}"
+        );
+        assert_eq!(code(start(restore("aaaa0000", target, None)).await), ErrorCode::Invalid, "{target}");
+    }
     let over = text(start(restore("aaaa0000", "/", None)).await);
     assert!(over.contains("host of agent 'web'") && over.contains("--agent NAME"), "{over}");
     assert!(stage.app.jobs().await.unwrap().is_empty(), "what is refused changes nothing");
@@ -52,5 +59,25 @@ async fn a_restore_to_an_agents_host_is_an_admins_named_and_audited() {
     // Of the site's own host to an agent's, and the other way round.
     start(restore("bbbb0000", "/", Some("web"))).await.unwrap();
     start(restore("aaaa0000", "/srv/web", None)).await.unwrap();
+    stage.sound().await;
+}
+
+/// What the newest of a set is may change between looking and deleting.
+#[tokio::test]
+async fn a_backup_is_deleted_by_its_id_only() {
+    let stage = Stage::new().await;
+    stage.site.vault.ready();
+    let both =
+        vec![FakeVault::backup("aaaa0000bbbb", "www", None), FakeVault::backup("cccc0000dddd", "www", None)];
+    stage.site.vault.0.lock().backups.clone_from(&both);
+    let refused = stage.app.delete_backup(&admin(), "www").await;
+    assert_eq!(
+        text(refused),
+        "'www' is no id of a backup, and what it names may be another one soon (delete it by its id: aaaa0000)"
+    );
+    assert_eq!(stage.site.vault.0.lock().backups, both, "what is refused changes nothing");
+    stage.app.delete_backup(&admin(), "AAAA0000").await.unwrap();
+    stage.app.delete_backup(&admin(), "cccc0000dddd").await.unwrap();
+    assert!(stage.site.vault.0.lock().backups.is_empty());
     stage.sound().await;
 }

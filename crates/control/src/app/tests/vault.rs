@@ -120,6 +120,8 @@ async fn sets_are_told_to_the_data_side_and_told_again_to_one_that_was_away() {
         BackupSet { paths: vec!["srv".into()], ..set("a") },
         BackupSet { paths: vec!["/srv/../etc".into()], ..set("a") },
         BackupSet { schedule: Some("soon".into()), ..set("a") },
+        // The 30th of February.
+        BackupSet { schedule: Some("0 0 30 2 *".into()), ..set("a") },
         BackupSet { exclude: vec!["x".into(); 257], ..set("a") },
         BackupSet { name: "A/B".into(), ..set("a") },
     ] {

@@ -8,7 +8,7 @@ use axum::extract::State;
 use axum::http::StatusCode;
 use axum::{Extension, Json};
 use lifeboat_api::types::{
-    Backup, BackupMountQuery, BackupMountRequest, BackupSet, BackupSetInfo, BackupsQuery, FileChange,
+    Backup, BackupMountQuery, BackupMountRequest, BackupSet, BackupSetInfo, BackupsQuery, FileChanges,
     FileEntry, FilesQuery, HoldRequest,
 };
 use std::sync::Arc;
@@ -58,7 +58,8 @@ async fn backup(State(app): Site, Arg(id): Arg<String>) -> Answer<Backup> {
     Ok(Json(app.backup(&id).await?))
 }
 
-/// Deletes a backup for good; one that is locked is refused.
+/// Deletes a backup for good; one that is locked is refused. It takes the id, or its first 8 digits or more, and no set's
+/// name.
 #[utoipa::path(delete, path = "/v1/backups/{id}", tag = "backups", params(("id" = String, Path)),
     responses((status = 204)))]
 async fn delete_backup(State(app): Site, Extension(who): Who, Arg(id): Arg<String>) -> Done {
@@ -78,10 +79,10 @@ async fn hold_backup(
     Ok(Json(app.hold_backup(&who, &id, hold).await?))
 }
 
-/// What differs between two backups.
+/// What differs between two backups, the first of it where that is much.
 #[utoipa::path(get, path = "/v1/backups/{id}/diff/{newer}", tag = "backups",
-    params(("id" = String, Path), ("newer" = String, Path)), responses((status = 200, body = Vec<FileChange>)))]
-async fn diff_backups(State(app): Site, Arg((id, newer)): Arg<(String, String)>) -> Answer<Vec<FileChange>> {
+    params(("id" = String, Path), ("newer" = String, Path)), responses((status = 200, body = FileChanges)))]
+async fn diff_backups(State(app): Site, Arg((id, newer)): Arg<(String, String)>) -> Answer<FileChanges> {
     Ok(Json(app.diff_backups(&id, &newer).await?))
 }
 

@@ -54,6 +54,9 @@ fn what_is_not_named_stays_and_another_set_is_not_taken_over_by_chance() {
     };
     let again = backup_set(&create("lifeboat backup create /etc"), [old.clone()].into_iter()).unwrap();
     assert_eq!(again, old);
+    let line = "lifeboat backup create /etc --no-schedule --no-exclude --no-one-file-system";
+    let bare = backup_set(&create(line), [old.clone()].into_iter()).unwrap();
+    assert_eq!((bare.schedule, bare.exclude.len(), bare.one_file_system), (None, 0, false));
     let other = backup_set(&create("lifeboat backup create /srv/etc"), [old.clone()].into_iter());
     assert!(other.unwrap_err().hint.unwrap().contains("--name"));
     let meant = backup_set(&create("lifeboat backup create /srv/etc --name etc"), [old].into_iter()).unwrap();

@@ -1,6 +1,6 @@
 use super::*;
 use crate::render::fixtures::{NOW, before};
-use lifeboat_api::types::{BackupSet, RetentionSpec, VaultHold};
+use lifeboat_api::types::{BackupSet, FileChange, RetentionSpec, VaultHold};
 
 fn backup() -> Backup {
     Backup {
@@ -78,4 +78,21 @@ fn modes_are_shown_as_everybody_knows_them() {
     }
     let dir = entries(&[entry(FileKind::Directory, 0o755)], Style::PLAIN);
     assert!(dir.ends_with("2026-01-01 00:00:00  x/\n"), "{dir}");
+}
+
+#[test]
+fn differences_that_are_left_out_are_told_of() {
+    let change =
+        |path: &str| FileChange { path: path.into(), change: FileChangeKind::Added, before: 0, after: 1 };
+    let mut all = FileChanges { changes: vec![change("/a"), change("/b")], truncated: false };
+    assert_eq!(changes(&all, Style::PLAIN), "+ /a  (1 B)\n+ /b  (1 B)\n");
+    all.truncated = true;
+    let text = changes(&all, Style::PLAIN);
+    assert!(
+        text.ends_with(
+            "only the first 2 differences are shown; mount both to see the rest: lifeboat backup mount\n"
+        ),
+        "{text}"
+    );
+    assert_eq!(changes(&FileChanges::default(), Style::PLAIN), "they are equal");
 }

@@ -342,3 +342,32 @@ async fn a_backup_through_an_agent_can_be_cancelled() {
     assert_eq!(last, backup::Body::End(BackupEnd { error: "it was cancelled".into() }));
     assert_eq!(story.rig.ended(&job.id).await.state, VaultJobState::Cancelled);
 }
+
+/// What a person ended does not begin again by itself before it is due the next time.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_due_backup_that_was_cancelled_is_over_until_the_next() {
+    const HOUR: Duration = Duration::from_secs(3600);
+    let mut story = Story::new();
+    let agent = Some(story.agent.id.to_string());
+    let nightly = BackupSet { agent, schedule: Some("0 3 * * *".into()), ..story.rig.set("remote") };
+    story.rig.define(nightly.clone());
+    story.rig.w.clock.advance(24 * HOUR);
+    let due = |rig: &Rig| {
+        rig.site().start_due_backups();
+        rig.site().vault.jobs.list().len()
+    };
+    assert_eq!(due(&story.rig), 1);
+    let number = story.agent.asked().await;
+    let mut line = open(&story.rig, story.agent.id, number, Vec::new()).await.unwrap();
+    let job = story.rig.site().vault.jobs.list()[0].id.clone();
+    story.rig.site().vault.jobs.cancel(&job).unwrap();
+    while !matches!(hear(&mut line).await, backup::Body::End(_)) {}
+    assert_eq!(story.rig.ended(&job).await.state, VaultJobState::Cancelled);
+    story.rig.w.clock.advance(HOUR);
+    assert_eq!(due(&story.rig), 1, "no other one");
+    story.rig.restart();
+    story.rig.define(nightly);
+    assert_eq!(due(&story.rig), 0, "nor after a restart");
+    story.rig.w.clock.advance(24 * HOUR);
+    assert_eq!(due(&story.rig), 1);
+}
