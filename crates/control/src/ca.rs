@@ -141,7 +141,6 @@ impl Ca {
                 params.subject_alt_names.push(san);
             }
         }
-        params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
         params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
         let leaf = params.signed_by(&key, &self.issuer).map_err(made)?;
         Ok(Identity {
@@ -171,7 +170,6 @@ impl Ca {
         let mut params = params(now, life, &agent.to_string(), entropy);
         let name = agent_name(agent);
         params.subject_alt_names = vec![SanType::DnsName(name.try_into().map_err(made)?)];
-        params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
         // An agent's own exports are TLS servers under its own name, which is never the site's.
         params.extended_key_usages =
             vec![ExtendedKeyUsagePurpose::ClientAuth, ExtendedKeyUsagePurpose::ServerAuth];
@@ -225,6 +223,8 @@ fn from_seconds(seconds: i64) -> WallTime {
     WallTime(u64::try_from(seconds).unwrap_or(0).saturating_mul(1_000_000_000))
 }
 
+/// No key usages: QEMU's older versions want key encipherment of every certificate that lists its usages, and one with an
+/// elliptic key must not list that (RFC 8813). What a certificate may be used for says its extended key usage.
 fn params(now: WallTime, life: Duration, name: &str, entropy: &dyn Entropy) -> CertificateParams {
     let mut params = CertificateParams::default();
     let at = |t: WallTime| rcgen::date_time_ymd(1970, 1, 1) + Duration::from_secs(t.0 / 1_000_000_000);

@@ -32,6 +32,7 @@ fn an_agents_certificate_carries_our_names_and_not_what_it_asked_for() {
     assert_eq!(issued.chain.matches("BEGIN CERTIFICATE").count(), 2, "the chain ends in the CA");
     let (_, own) = x509_parser::pem::parse_x509_pem(ca.pem().as_bytes()).unwrap();
     cert.verify_signature(Some(own.parse_x509().unwrap().public_key())).unwrap();
+    assert!(cert.key_usage().unwrap().is_none(), "QEMU is its client");
 }
 
 #[test]

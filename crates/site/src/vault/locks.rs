@@ -131,11 +131,11 @@ impl SiteVault {
         let ids: HashSet<SnapshotId> = due.iter().map(|(s, _)| s.id).collect();
         locks.done.retain(|id, _| ids.contains(id));
         locks.later.retain(|id, _| ids.contains(id));
+        due.retain(|(s, until)| locks.done.get(&s.id).is_none_or(|done| done < until));
+        due.retain(|(s, _)| locks.later.get(&s.id).is_none_or(|(again, _)| *again <= now));
         if due.is_empty() {
             locks.away = None;
         }
-        due.retain(|(s, until)| locks.done.get(&s.id).is_none_or(|done| done < until));
-        due.retain(|(s, _)| locks.later.get(&s.id).is_none_or(|(again, _)| *again <= now));
         due.sort_by_key(|(s, _)| s.body.site_time);
         due
     }
